@@ -1,0 +1,1 @@
+//! Environment files: read, merged with defaults, validated.

@@ -1,0 +1,9 @@
+//! platformctl: renders, signs, encrypts and publishes releases, and shows what the nodes made of them.
+//!
+//! `env` reads an environment, `render` makes the files of a release from templates, `lint` checks them offline,
+//! `publish` signs and uploads, `dev` is the embedded default; `cmd` holds one file a verb.
+
+pub mod dev;
+pub mod env;
+pub mod lint;
+pub mod render;

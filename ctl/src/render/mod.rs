@@ -1,0 +1,1 @@
+//! From templates to the files of a release.

@@ -1,0 +1,6 @@
+//! The contract between platformctl and platform-agent.
+//!
+//! Everything both must agree on is here and nowhere else: names, the bundle and its index, trust, encryption,
+//! the store, and the documents in the bucket. It knows no command line, no kubelet directory and no Terraform.
+
+pub mod check;

@@ -1,0 +1,1 @@
+//! A model of kubelet's static-pod file source.

@@ -1,0 +1,3 @@
+//! What the end-to-end tests share: a model of kubelet's file source, a faulty proxy, and process helpers.
+
+pub mod kubelet;
