@@ -1,0 +1,373 @@
+//! The bundle's table of contents, and the release that agrees with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::digest::Sha256Digest;
+use crate::limits;
+use crate::names::{EntryPath, EnvironmentName, GroupName, Place, ReleaseNumber};
+use crate::secret::SecretBytes;
+
+/// Where a file came from: a rollback takes `template` files from then and `keyring` files from now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// Rendered from a template, or supplied by the operator beside one.
+    Template,
+    /// Made from what the keyring holds.
+    Keyring,
+}
+
+/// Permission bits, written as octal text (`"0600"`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Mode(u32);
+
+/// One file of a release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// The file's place.
+    pub path: EntryPath,
+    /// Digest of its bytes.
+    pub sha256: Sha256Digest,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Its permission bits on the node.
+    pub mode: Mode,
+    /// Its numeric owner on the node.
+    pub uid: u32,
+    /// Its numeric group on the node.
+    pub gid: u32,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// The bundle's table. The order of `files` is the order in which a node writes them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Index {
+    /// Format of the index; see [`limits::INDEX_FORMAT`].
+    pub format: u32,
+    /// The environment it was made for.
+    pub environment: EnvironmentName,
+    /// The group it was made for.
+    pub group: GroupName,
+    /// Its number.
+    pub release: ReleaseNumber,
+    /// Its files, in the order of writing.
+    pub files: Vec<FileEntry>,
+}
+
+/// What is wrong with an index, or between an index and the files that came with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IndexProblem {
+    /// A format this build does not know.
+    #[error("index format {found} is not the known format {known}")]
+    Format {
+        /// The format found.
+        found: u32,
+        /// The one format known.
+        known: u32,
+    },
+    /// Made for another environment.
+    #[error("the bundle was made for environment {found}, not {expected}")]
+    Environment {
+        /// The environment in the index.
+        found: EnvironmentName,
+        /// The reader's own.
+        expected: EnvironmentName,
+    },
+    /// Made for another group.
+    #[error("the bundle was made for group {found}, not {expected}")]
+    Group {
+        /// The group in the index.
+        found: GroupName,
+        /// The reader's own.
+        expected: GroupName,
+    },
+    /// Not the release that the signed metadata promised.
+    #[error("the bundle carries release {found}, but its signed metadata says {expected}")]
+    Release {
+        /// The number in the index.
+        found: ReleaseNumber,
+        /// The number in the signed metadata.
+        expected: ReleaseNumber,
+    },
+    /// More files than allowed.
+    #[error("{found} files are more than the {} allowed", limits::FILES)]
+    TooManyFiles {
+        /// How many.
+        found: usize,
+    },
+    /// A file that is larger than allowed.
+    #[error(
+        "{path} has {bytes} bytes, more than the {} allowed",
+        limits::FILE_BYTES
+    )]
+    TooLarge {
+        /// Which file.
+        path: EntryPath,
+        /// Its length.
+        bytes: u64,
+    },
+    /// A path listed twice.
+    #[error("{0} is listed twice")]
+    Duplicate(EntryPath),
+    /// A path that is a directory of another path.
+    #[error("{0} is both a file and a directory")]
+    FileAndDirectory(EntryPath),
+    /// Permission bits that no delivered file may have.
+    #[error("{path} has mode {mode}: set-id, sticky or world-writable bits are refused")]
+    Mode {
+        /// Which file.
+        path: EntryPath,
+        /// Its mode.
+        mode: Mode,
+    },
+    /// Listed, but not there.
+    #[error("{0} is listed but missing")]
+    Missing(EntryPath),
+    /// There, but not listed.
+    #[error("{0} is not listed in the index")]
+    Unlisted(EntryPath),
+    /// Bytes that are not those of the index.
+    #[error("{0} does not have the digest of the index")]
+    Digest(EntryPath),
+}
+
+/// An index and the bytes of all its files, in agreement. Only [`Release::new`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    index: Index,
+    contents: BTreeMap<EntryPath, SecretBytes>,
+}
+
+// === impl Mode ===
+
+impl Mode {
+    /// From permission bits.
+    #[must_use]
+    pub const fn new(bits: u32) -> Self {
+        Self(bits & 0o7777)
+    }
+
+    /// The permission bits.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+impl fmt::Debug for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+impl Serialize for Mode {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        let plain = text.len() == 4 && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+        match u32::from_str_radix(&text, 8) {
+            Ok(bits) if plain => Ok(Self(bits)),
+            _ => Err(serde::de::Error::custom("a mode is four octal digits")),
+        }
+    }
+}
+
+// === impl FileEntry ===
+
+impl FileEntry {
+    /// The entry of `bytes` at `path`, owned by root.
+    #[must_use]
+    pub fn describe(path: EntryPath, bytes: &[u8], mode: Mode, origin: Origin) -> Self {
+        Self {
+            path,
+            sha256: Sha256Digest::of(bytes),
+            bytes: bytes.len() as u64,
+            mode,
+            uid: 0,
+            gid: 0,
+            origin,
+        }
+    }
+}
+
+// === impl Index ===
+
+impl Index {
+    /// Everything that is wrong with the table itself.
+    #[must_use]
+    pub fn problems(&self) -> Vec<IndexProblem> {
+        let mut problems = Vec::new();
+        if self.format != limits::INDEX_FORMAT {
+            problems.push(IndexProblem::Format {
+                found: self.format,
+                known: limits::INDEX_FORMAT,
+            });
+        }
+        if self.files.len() > limits::FILES {
+            problems.push(IndexProblem::TooManyFiles {
+                found: self.files.len(),
+            });
+        }
+        let paths: BTreeSet<&str> = self.files.iter().map(|f| f.path.as_str()).collect();
+        let mut seen = BTreeSet::new();
+        for file in &self.files {
+            let path = &file.path;
+            if !seen.insert(path) {
+                problems.push(IndexProblem::Duplicate(path.clone()));
+            }
+            let ancestors = path.as_str().match_indices('/').map(|(at, _)| at);
+            if ancestors
+                .filter_map(|at| path.as_str().get(..at))
+                .any(|a| paths.contains(a))
+            {
+                problems.push(IndexProblem::FileAndDirectory(path.clone()));
+            }
+            if file.bytes > limits::FILE_BYTES {
+                problems.push(IndexProblem::TooLarge {
+                    path: path.clone(),
+                    bytes: file.bytes,
+                });
+            }
+            if file.mode.bits() & 0o7002 != 0 {
+                problems.push(IndexProblem::Mode {
+                    path: path.clone(),
+                    mode: file.mode,
+                });
+            }
+        }
+        problems
+    }
+
+    /// What keeps this index from being the one that was expected (§6.3).
+    #[must_use]
+    pub fn mismatches(
+        &self,
+        environment: &EnvironmentName,
+        group: &GroupName,
+        release: ReleaseNumber,
+    ) -> Vec<IndexProblem> {
+        let mut problems = Vec::new();
+        if self.environment != *environment {
+            problems.push(IndexProblem::Environment {
+                found: self.environment.clone(),
+                expected: environment.clone(),
+            });
+        }
+        if self.group != *group {
+            problems.push(IndexProblem::Group {
+                found: self.group.clone(),
+                expected: group.clone(),
+            });
+        }
+        if self.release != release {
+            problems.push(IndexProblem::Release {
+                found: self.release,
+                expected: release,
+            });
+        }
+        problems
+    }
+
+    /// The bytes over which two releases are compared: the table without its number.
+    ///
+    /// # Errors
+    /// Never for an index made by this crate; serde's own error otherwise.
+    pub fn content_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(&(
+            "content",
+            self.format,
+            &self.environment,
+            &self.group,
+            &self.files,
+        ))
+    }
+}
+
+// === impl Release ===
+
+impl Release {
+    /// Joins an index and its files.
+    ///
+    /// # Errors
+    /// Everything in which the two disagree, or in which the index breaks a limit.
+    pub fn new(
+        index: Index,
+        contents: BTreeMap<EntryPath, SecretBytes>,
+    ) -> Result<Self, Vec<IndexProblem>> {
+        let mut problems = index.problems();
+        for file in &index.files {
+            match contents.get(&file.path) {
+                None => problems.push(IndexProblem::Missing(file.path.clone())),
+                Some(bytes) => {
+                    let same = bytes.len() as u64 == file.bytes
+                        && Sha256Digest::of(bytes.expose()) == file.sha256;
+                    if !same {
+                        problems.push(IndexProblem::Digest(file.path.clone()));
+                    }
+                }
+            }
+        }
+        let listed: BTreeSet<&EntryPath> = index.files.iter().map(|f| &f.path).collect();
+        for path in contents.keys() {
+            if !listed.contains(path) {
+                problems.push(IndexProblem::Unlisted(path.clone()));
+            }
+        }
+        if problems.is_empty() {
+            Ok(Self { index, contents })
+        } else {
+            Err(problems)
+        }
+    }
+
+    /// The table.
+    #[must_use]
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The bytes of one file.
+    #[must_use]
+    pub fn bytes(&self, path: &EntryPath) -> Option<&SecretBytes> {
+        self.contents.get(path)
+    }
+
+    /// Every file with its bytes, in the order of writing.
+    pub fn files(&self) -> impl Iterator<Item = (&FileEntry, &SecretBytes)> {
+        self.index
+            .files
+            .iter()
+            .filter_map(|f| Some((f, self.contents.get(&f.path)?)))
+    }
+
+    /// The files of each pod's secret directory: pod → file name → (permission bits, bytes).
+    #[must_use]
+    pub fn secret_directories(&self) -> BTreeMap<&str, BTreeMap<&str, (u32, &[u8])>> {
+        let mut pods: BTreeMap<&str, BTreeMap<&str, (u32, &[u8])>> = BTreeMap::new();
+        for (entry, bytes) in self.files() {
+            if let Place::Secret { pod, name } = entry.path.place() {
+                pods.entry(pod)
+                    .or_default()
+                    .insert(name, (entry.mode.bits(), bytes.expose()));
+            }
+        }
+        pods
+    }
+}

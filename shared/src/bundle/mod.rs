@@ -1,0 +1,20 @@
+//! A release as an index and files, and its one encrypted object: `tar` → `zstd` → `age`.
+//!
+//! [`Release`] is the checked value: its index and its bytes agree. [`pack`] and [`unpack`] turn it into the plain
+//! `tar.zst` and back, strictly; [`seal`] and [`open`] add the encryption. Nothing else makes a [`Release`] from bytes.
+
+mod index;
+mod pack;
+mod seal;
+mod unpack;
+
+pub use index::{FileEntry, Index, IndexProblem, Mode, Origin, Release};
+pub use pack::{PackError, pack};
+pub use seal::{SealError, new_identity, open, seal};
+pub use unpack::{UnpackError, unpack};
+
+/// Name of the first entry of every bundle.
+pub const INDEX_NAME: &str = "index.json";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! Everything secret that only operators hold: one encrypted object (§2).
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use super::GroupKey;
+use crate::bundle::{SealError, new_identity, open, seal};
+use crate::limits;
+use crate::names::{EnvironmentName, GroupName};
+use crate::secret::SecretBytes;
+use crate::trust::sign::RepositoryKeys;
+use crate::wrap::{KeyWrap, WrapContext, WrapError, WrappedIdentity};
+
+/// The group name in the keyring's wrap context.
+pub const OPERATOR_GROUP: &str = "operator";
+const FORMAT: u32 = 1;
+
+/// What the keyring holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyringContent {
+    /// The environment whose secrets these are.
+    pub environment: EnvironmentName,
+    /// The keys of each group.
+    pub groups: BTreeMap<GroupName, GroupKeys>,
+}
+
+/// The keys of one group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupKeys {
+    /// Signs the group's repository.
+    pub repository: RepositoryKeys,
+    /// Every root so far, oldest first, as the text that was signed; the first is what user data carries.
+    pub roots: Vec<String>,
+    /// Authenticates what the group's nodes write.
+    pub group_key: GroupKey,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyringObject {
+    format: u32,
+    version: u64,
+    environment: EnvironmentName,
+    identity: WrappedIdentity,
+    payload: String,
+}
+
+/// A keyring object that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyringError {
+    /// It does not parse.
+    #[error("the keyring object does not parse")]
+    Malformed(#[source] serde_json::Error),
+    /// A format this build does not know.
+    #[error("the keyring has format {0}, and this platformctl knows format {FORMAT}")]
+    Format(u32),
+    /// It belongs to another environment.
+    #[error("the keyring belongs to environment {found}, not {expected}")]
+    Environment {
+        /// The environment it names.
+        found: EnvironmentName,
+        /// The one asked for.
+        expected: EnvironmentName,
+    },
+    /// Its identity cannot be wrapped or unwrapped.
+    #[error("the keyring's identity cannot be wrapped or unwrapped")]
+    Wrap(#[source] WrapError),
+    /// It cannot be encrypted or decrypted.
+    #[error("the keyring cannot be encrypted or decrypted")]
+    Seal(#[source] SealError),
+    /// It is not base64.
+    #[error("the keyring's payload is not base64")]
+    Encoding,
+    /// It cannot be written as JSON.
+    #[error("the keyring cannot be encoded")]
+    Encode(#[source] serde_json::Error),
+}
+
+fn context(environment: &EnvironmentName, version: u64) -> WrapContext {
+    WrapContext {
+        environment: environment.clone(),
+        group: OPERATOR_GROUP.to_owned(),
+        release: version,
+    }
+}
+
+/// Encrypts the keyring as `version`, to a fresh identity and the recovery recipients.
+///
+/// # Errors
+/// [`KeyringError`].
+pub async fn seal_keyring(
+    content: &KeyringContent,
+    version: u64,
+    wrap: &dyn KeyWrap,
+    recovery_recipients: &[String],
+) -> Result<Vec<u8>, KeyringError> {
+    let plain = SecretBytes::new(serde_json::to_vec(content).map_err(KeyringError::Encode)?);
+    let identity = new_identity();
+    let sealed =
+        seal(plain.expose(), &identity, recovery_recipients).map_err(KeyringError::Seal)?;
+    let wrapped = wrap
+        .wrap(&identity, &context(&content.environment, version))
+        .await
+        .map_err(KeyringError::Wrap)?;
+    let object = KeyringObject {
+        format: FORMAT,
+        version,
+        environment: content.environment.clone(),
+        identity: wrapped,
+        payload: STANDARD.encode(sealed),
+    };
+    serde_json::to_vec_pretty(&object).map_err(KeyringError::Encode)
+}
+
+/// Decrypts a keyring object of `environment`; gives its version too.
+///
+/// # Errors
+/// [`KeyringError`].
+pub async fn open_keyring(
+    bytes: &[u8],
+    environment: &EnvironmentName,
+    wrap: &dyn KeyWrap,
+) -> Result<(KeyringContent, u64), KeyringError> {
+    let object: KeyringObject = serde_json::from_slice(bytes).map_err(KeyringError::Malformed)?;
+    if object.format != FORMAT {
+        return Err(KeyringError::Format(object.format));
+    }
+    let foreign = |found: EnvironmentName| KeyringError::Environment {
+        found,
+        expected: environment.clone(),
+    };
+    if object.environment != *environment {
+        return Err(foreign(object.environment));
+    }
+    let identity = wrap
+        .unwrap(&object.identity, &context(environment, object.version))
+        .await
+        .map_err(KeyringError::Wrap)?;
+    let sealed = STANDARD
+        .decode(&object.payload)
+        .map_err(|_| KeyringError::Encoding)?;
+    let plain = open(&sealed, &identity, limits::KEYRING_BYTES).map_err(KeyringError::Seal)?;
+    let content: KeyringContent =
+        serde_json::from_slice(plain.expose()).map_err(KeyringError::Malformed)?;
+    if content.environment != *environment {
+        return Err(foreign(content.environment));
+    }
+    Ok((content, object.version))
+}

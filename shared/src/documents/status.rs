@@ -1,0 +1,133 @@
+//! What a node says about itself: a report, not a proof.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::names::{EnvironmentName, GroupName, NodeId, ReleaseNumber};
+
+/// Format number of the status document.
+pub const STATUS_FORMAT: u32 = 1;
+
+/// Where the agent's loop is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Started, and nothing adopted yet.
+    Starting,
+    /// Nothing to do.
+    Idle,
+    /// Verifying the signed metadata.
+    Verify,
+    /// Fetching the bundle.
+    Fetch,
+    /// Unwrapping its identity and decrypting it.
+    Decrypt,
+    /// Checking what it holds.
+    Check,
+    /// Working out what to write and remove.
+    Plan,
+    /// Writing and removing.
+    Apply,
+    /// Recording what is now owned, and removing what no manifest names.
+    Commit,
+    /// A person holds the node.
+    Held,
+    /// The last attempt failed; the node stays as it was and tries again.
+    Failed,
+}
+
+/// What last went wrong and has not gone right since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusError {
+    /// In which phase.
+    pub phase: Phase,
+    /// A word that metrics use too.
+    pub kind: String,
+    /// The whole chain of causes, outermost first.
+    pub message: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// A person suspended repair and adoption.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when; none means until it is lifted.
+    pub until: Option<Timestamp>,
+}
+
+/// A node's status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// See [`STATUS_FORMAT`].
+    pub format: u32,
+    /// The node's environment.
+    pub environment: EnvironmentName,
+    /// The node's group.
+    pub group: GroupName,
+    /// The node.
+    pub node: NodeId,
+    /// Version of its agent.
+    pub agent_version: String,
+    /// The release that is on its disk and recorded in its ledger.
+    pub release: Option<ReleaseNumber>,
+    /// The newest release it has verified as published.
+    pub published: Option<ReleaseNumber>,
+    /// Where its loop is.
+    pub phase: Phase,
+    /// What is wrong, if anything.
+    pub error: Option<StatusError>,
+    /// Whether a person holds it.
+    pub hold: Option<Hold>,
+    /// Files put back since the agent started.
+    pub drift_repaired: u64,
+    /// Files in the manifest directory that the agent does not own: never touched, only reported.
+    pub foreign: Vec<String>,
+    /// How far its clock is ahead of the store's, in seconds.
+    pub clock_skew_seconds: Option<i64>,
+    /// When the first of its trusted metadata expires.
+    pub metadata_expires: Option<Timestamp>,
+    /// When this was written.
+    pub written_at: Timestamp,
+}
+
+// === impl Phase ===
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Starting => "starting",
+            Self::Idle => "idle",
+            Self::Verify => "verify",
+            Self::Fetch => "fetch",
+            Self::Decrypt => "decrypt",
+            Self::Check => "check",
+            Self::Plan => "plan",
+            Self::Apply => "apply",
+            Self::Commit => "commit",
+            Self::Held => "held",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+// === impl NodeStatus ===
+
+impl NodeStatus {
+    /// Whether the two say the same but for the time of writing.
+    #[must_use]
+    pub fn same_report(&self, other: &Self) -> bool {
+        let undated = |s: &Self| Self {
+            written_at: Timestamp::UNIX_EPOCH,
+            clock_skew_seconds: s.clock_skew_seconds.map(|s| s / 30),
+            ..s.clone()
+        };
+        undated(self) == undated(other)
+    }
+}

@@ -1,0 +1,235 @@
+//! The one way a file is written where a crash, a full disk or a reader in the middle must not matter.
+//!
+//! A dot-named temporary in the same directory (kubelet ignores dot names), owner and mode set before the rename (a
+//! later chmod would make kubelet read the file again), every byte written, fsync, rename, fsync of the directory.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Every temporary of ours begins so; what a crash left behind is recognised and swept by it.
+pub const TEMPORARY_PREFIX: &str = ".platform-";
+
+static SEQUENCE: AtomicU64 = AtomicU64::new(0);
+
+/// What a written file must look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attributes {
+    /// Permission bits, as in `0o600`.
+    pub mode: u32,
+    /// Numeric owner and group; none leaves them to the process (static binaries must not look names up).
+    pub owner: Option<(u32, u32)>,
+}
+
+impl Attributes {
+    /// Permission bits and the process's own owner.
+    #[must_use]
+    pub const fn mode(mode: u32) -> Self {
+        Self { mode, owner: None }
+    }
+}
+
+/// A durable write that failed; the destination is as it was before.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step} {path}")]
+pub struct DurableError {
+    /// What was tried, as a verb.
+    pub step: &'static str,
+    /// On which path.
+    pub path: PathBuf,
+    /// What the operating system said.
+    #[source]
+    pub source: io::Error,
+}
+
+fn failed<'a>(step: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> DurableError + 'a {
+    move |source| DurableError {
+        step,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    }
+}
+
+/// A fresh dot-named sibling of `path`.
+fn temporary_beside(path: &Path) -> PathBuf {
+    let mut name = OsString::from(TEMPORARY_PREFIX);
+    name.push(format!(
+        "{}-{}-",
+        std::process::id(),
+        SEQUENCE.fetch_add(1, Ordering::Relaxed)
+    ));
+    name.push(path.file_name().unwrap_or(OsStr::new("x")));
+    parent(path).join(name)
+}
+
+/// Makes the directory's entries durable.
+///
+/// # Errors
+/// [`DurableError`] naming the directory.
+pub fn sync_directory(directory: &Path) -> Result<(), DurableError> {
+    File::open(directory)
+        .and_then(|d| d.sync_all())
+        .map_err(failed("sync directory", directory))
+}
+
+/// Puts `bytes` at `path`: after a crash at any point the file holds either all of the old or all of the new bytes.
+///
+/// # Errors
+/// [`DurableError`]; the old file is untouched and no temporary is left, unless the process itself died.
+pub fn write_file(path: &Path, bytes: &[u8], attributes: Attributes) -> Result<(), DurableError> {
+    let temporary = temporary_beside(path);
+    let result = fill(&temporary, bytes, attributes).and_then(|()| rename(&temporary, path));
+    if result.is_err() {
+        // Best effort: the first error is the one that matters, and a sweep at start removes what stays.
+        let _ = fs::remove_file(&temporary);
+        return result;
+    }
+    sync_directory(parent(path))
+}
+
+/// Puts `bytes` at `path` only where nothing is there yet; for a file inside a directory that is not visible yet.
+///
+/// # Errors
+/// [`DurableError`] where the file exists or cannot be written.
+pub fn write_new_file(
+    path: &Path,
+    bytes: &[u8],
+    attributes: Attributes,
+) -> Result<(), DurableError> {
+    fill(path, bytes, attributes)
+}
+
+fn fill(path: &Path, bytes: &[u8], attributes: Attributes) -> Result<(), DurableError> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
+        .open(path)
+        .map_err(failed("create", path))?;
+    // Mode before owner: a process confined to CAP_CHOWN may not chmod what it has given away.
+    file.set_permissions(Permissions::from_mode(attributes.mode))
+        .map_err(failed("set the mode of", path))?;
+    if let Some((uid, gid)) = attributes.owner {
+        fchown(&file, Some(uid), Some(gid)).map_err(failed("set the owner of", path))?;
+    }
+    file.write_all(bytes).map_err(failed("write", path))?;
+    file.sync_all().map_err(failed("sync", path))
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
+    #[allow(clippy::disallowed_methods, reason = "this module is the one place")]
+    fs::rename(from, to).map_err(failed("rename into place", to))
+}
+
+/// Renames a finished directory to its final name and makes that durable. `to` must not exist.
+///
+/// # Errors
+/// [`DurableError`] naming the destination.
+pub fn publish_directory(from: &Path, to: &Path) -> Result<(), DurableError> {
+    sync_directory(from)?;
+    rename(from, to)?;
+    sync_directory(parent(to))
+}
+
+/// Removes a file and makes the removal durable; a file that is gone already is fine.
+///
+/// # Errors
+/// [`DurableError`] naming the path.
+pub fn remove_file(path: &Path) -> Result<(), DurableError> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_directory(parent(path)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(failed("remove", path)(e)),
+    }
+}
+
+/// Removes our own temporaries that a killed process left directly in `directory`; returns how many.
+///
+/// # Errors
+/// [`DurableError`] naming what could not be read or removed. A missing directory is fine.
+pub fn sweep_temporaries(directory: &Path) -> Result<usize, DurableError> {
+    let entries = match fs::read_dir(directory) {
+        Ok(e) => e,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(e) => return Err(failed("list", directory)(e)),
+    };
+    let mut swept = 0;
+    for entry in entries {
+        let entry = entry.map_err(failed("list", directory))?;
+        if !entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(TEMPORARY_PREFIX.as_bytes())
+        {
+            continue;
+        }
+        let path = entry.path();
+        let is_dir = entry
+            .file_type()
+            .map_err(failed("inspect", &path))?
+            .is_dir();
+        let removed = if is_dir {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        removed.map_err(failed("remove", &path))?;
+        swept += 1;
+    }
+    Ok(swept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt as _;
+
+    #[test]
+    fn replaces_with_mode_and_leaves_no_temporary() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.yaml");
+        write_file(&path, b"one", Attributes::mode(0o644)).unwrap();
+        let inode = fs::metadata(&path).unwrap().ino();
+        write_file(&path, b"two", Attributes::mode(0o600)).unwrap();
+        let meta = fs::metadata(&path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(meta.mode() & 0o7777, 0o600);
+        assert_ne!(meta.ino(), inode, "a rename, never a truncation in place");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("taken");
+        fs::create_dir(&path).unwrap();
+        let error = write_file(&path, b"x", Attributes::mode(0o600)).unwrap_err();
+        assert_eq!(error.step, "rename into place");
+        assert!(path.is_dir());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn sweeps_only_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        #[allow(clippy::disallowed_methods)]
+        for name in [".platform-1-2-x", ".other", "real.yaml"] {
+            fs::write(dir.path().join(name), b"x").unwrap();
+        }
+        fs::create_dir(dir.path().join(".platform-dir")).unwrap();
+        assert_eq!(sweep_temporaries(dir.path()).unwrap(), 2);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        assert_eq!(sweep_temporaries(&dir.path().join("absent")).unwrap(), 0);
+    }
+}

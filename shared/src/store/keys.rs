@@ -1,0 +1,49 @@
+//! The keys of the bucket's objects (§1).
+
+use crate::digest::Sha256Digest;
+use crate::names::{EnvironmentName, GroupName, NodeId};
+
+/// The keyring: operators only.
+pub const KEYRING: &str = "operator/keyring.json";
+
+/// The prefix of a group's TUF metadata, with the slash.
+#[must_use]
+pub fn metadata_prefix(group: &GroupName) -> String {
+    format!("groups/{group}/metadata/")
+}
+
+/// The prefix of a group's targets, with the slash.
+#[must_use]
+pub fn targets_prefix(group: &GroupName) -> String {
+    format!("groups/{group}/targets/")
+}
+
+/// The one mutable metadata object of a group.
+#[must_use]
+pub fn timestamp(group: &GroupName) -> String {
+    format!("groups/{group}/metadata/timestamp.json")
+}
+
+/// A target under its consistent-snapshot name.
+#[must_use]
+pub fn target(group: &GroupName, digest: &Sha256Digest, name: &str) -> String {
+    format!("groups/{group}/targets/{digest}.{name}")
+}
+
+/// The prefix of a group's status objects, with the slash.
+#[must_use]
+pub fn nodes_prefix(group: &GroupName) -> String {
+    format!("nodes/{group}/")
+}
+
+/// A node's status object.
+#[must_use]
+pub fn node_status(group: &GroupName, node: &NodeId) -> String {
+    format!("nodes/{group}/{node}.json")
+}
+
+/// The name a node-written object is bound to: its key within the environment, so that one can't pass for another.
+#[must_use]
+pub fn bound_name(environment: &EnvironmentName, key: &str) -> String {
+    format!("{environment}/{key}")
+}

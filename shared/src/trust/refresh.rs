@@ -1,0 +1,214 @@
+//! The update: tough on a working copy, then what it verified made current, byte for byte as received (§4).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tough::{ExpirationEnforcement, Limits, Repository, RepositoryLoader, Transport};
+use url::Url;
+
+use super::error::TrustError;
+use super::store::{REMEMBERED, ROOT, TrustStore, TrustStoreError, document_version};
+use super::target::{ReleaseTarget, TargetError};
+use super::transport::Recorder;
+use crate::limits;
+use crate::names::ReleaseNumber;
+
+/// When each role's metadata expires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expiry {
+    /// The root's.
+    pub root: Timestamp,
+    /// The targets'.
+    pub targets: Timestamp,
+    /// The snapshot's.
+    pub snapshot: Timestamp,
+    /// The timestamp's.
+    pub timestamp: Timestamp,
+}
+
+impl Expiry {
+    /// The first of them.
+    #[must_use]
+    pub fn earliest(&self) -> Timestamp {
+        self.root
+            .min(self.targets)
+            .min(self.snapshot)
+            .min(self.timestamp)
+    }
+}
+
+/// Metadata that was verified: the only source of targets.
+#[derive(Debug, Clone)]
+pub struct Trusted {
+    repository: Arc<Repository>,
+    releases: Vec<ReleaseTarget>,
+    expiry: Expiry,
+}
+
+impl Trusted {
+    /// The release that the group should run: the newest listed.
+    #[must_use]
+    pub fn current(&self) -> Option<&ReleaseTarget> {
+        self.releases.last()
+    }
+
+    /// The release that is known to be good: the oldest listed, which may be the current one.
+    #[must_use]
+    pub fn good(&self) -> Option<&ReleaseTarget> {
+        self.releases.first()
+    }
+
+    /// When the metadata expires.
+    #[must_use]
+    pub fn expiry(&self) -> Expiry {
+        self.expiry
+    }
+
+    /// The verified repository, for whoever needs the documents themselves.
+    #[must_use]
+    pub fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    /// Version of the trusted timestamp document.
+    #[must_use]
+    pub fn timestamp_version(&self) -> u64 {
+        self.repository.timestamp().signed.version.get()
+    }
+}
+
+/// Updates the trust store from a repository and gives its targets.
+///
+/// tough works on a copy in a new directory below `work_directory`. What it verified is then made current durably,
+/// the root first; a refresh that fails half-way keeps what was verified before the failure (as the TUF specification
+/// has it: a timestamp that was accepted stays accepted when its snapshot can't be read), and never anything else.
+///
+/// # Errors
+/// [`TrustError`]; what was trusted before still is.
+pub async fn refresh<T>(
+    store: &TrustStore,
+    transport: T,
+    metadata_base: Url,
+    targets_base: Url,
+    work_directory: &Path,
+) -> Result<Trusted, TrustError>
+where
+    T: Transport + Clone + 'static,
+{
+    let root = store.root().map_err(TrustError::Store)?;
+    let work = tempfile::Builder::new()
+        .prefix(".platform-trust-")
+        .tempdir_in(work_directory)
+        .map_err(|source| TrustError::WorkingDirectory {
+            directory: work_directory.to_owned(),
+            source,
+        })?;
+    let before = lay_out(store, work.path()).map_err(TrustError::Store)?;
+
+    let recorder = Recorder::new(transport, metadata_base.clone());
+    let loaded = RepositoryLoader::new(&root, metadata_base, targets_base)
+        .transport(recorder.clone())
+        .limits(Limits {
+            max_root_size: limits::METADATA_BYTES,
+            max_targets_size: limits::TARGETS_BYTES,
+            max_timestamp_size: limits::METADATA_BYTES,
+            max_snapshot_size: limits::METADATA_BYTES,
+            max_root_updates: limits::ROOT_UPDATES,
+        })
+        .datastore(work.path())
+        .expiration_enforcement(ExpirationEnforcement::Safe)
+        .load()
+        .await;
+
+    adopt(store, work.path(), &before, &recorder).map_err(TrustError::Store)?;
+    let repository = loaded.map_err(|e| TrustError::Refresh(Box::new(e)))?;
+    let releases = releases(&repository).map_err(TrustError::Target)?;
+    let expiry = Expiry {
+        root: repository.root().signed.expires,
+        targets: repository.targets().signed.expires,
+        snapshot: repository.snapshot().signed.expires,
+        timestamp: repository.timestamp().signed.expires,
+    };
+    Ok(Trusted {
+        repository: Arc::new(repository),
+        releases,
+        expiry,
+    })
+}
+
+type Copied = [Option<Vec<u8>>; 3];
+
+/// Copies the remembered documents into tough's working directory; a damaged one fails here.
+fn lay_out(store: &TrustStore, work: &Path) -> Result<Copied, TrustStoreError> {
+    let mut copied: Copied = [None, None, None];
+    for (name, slot) in REMEMBERED.iter().zip(&mut copied) {
+        if let Some(bytes) = store.document(name)? {
+            let path = work.join(name);
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "a scratch copy that nothing relies on"
+            )]
+            std::fs::write(&path, &bytes)
+                .map_err(|source| TrustStoreError::Read { path, source })?;
+            *slot = Some(bytes);
+        }
+    }
+    Ok(copied)
+}
+
+/// Makes current what tough left in its working directory, in the bytes that were received.
+fn adopt<T>(
+    store: &TrustStore,
+    work: &Path,
+    before: &Copied,
+    recorder: &Recorder<T>,
+) -> Result<(), TrustStoreError> {
+    let verified = |name: &str| std::fs::read(work.join(name)).ok();
+
+    let trusted_root = store.version(ROOT)?;
+    let newest_root = verified(ROOT).and_then(|b| document_version(&b));
+    if let Some(version) = newest_root.filter(|v| Some(*v) > trusted_root)
+        && let Some(bytes) = recorder.seen(&format!("{version}.root.json"))
+    {
+        store.replace(ROOT, &bytes)?;
+    }
+    for (name, old) in REMEMBERED.iter().zip(before) {
+        match verified(name) {
+            // tough removes what signers of rotated keys have signed: recovery from a fast-forward.
+            None if old.is_some() => store.remove(name)?,
+            None => {}
+            // Not touched by tough: nothing new was verified.
+            Some(now) if old.as_ref() == Some(&now) => {}
+            Some(now) => {
+                let received = document_version(&now)
+                    .and_then(|v| recorder.seen(&format!("{v}.{name}")))
+                    .or_else(|| recorder.seen(name));
+                if let Some(bytes) = received.filter(|b| old.as_deref() != Some(b)) {
+                    store.replace(name, &bytes)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn releases(repository: &Repository) -> Result<Vec<ReleaseTarget>, TargetError> {
+    let mut releases = Vec::new();
+    for (name, target) in repository.all_targets() {
+        if let Some(release) = ReleaseTarget::read(name.raw(), target)? {
+            releases.push(release);
+        }
+    }
+    releases.sort_by_key(ReleaseTarget::release);
+    let numbers: Vec<ReleaseNumber> = releases.iter().map(ReleaseTarget::release).collect();
+    match numbers.windows(2).find(|w| w.first() == w.last()) {
+        Some(twice) => Err(TargetError::Twice(
+            twice
+                .first()
+                .copied()
+                .unwrap_or(ReleaseNumber::from(std::num::NonZeroU64::MIN)),
+        )),
+        None => Ok(releases),
+    }
+}

@@ -1,0 +1,397 @@
+//! The signing side: the documents of a repository from keys in memory.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::num::NonZeroU64;
+
+use async_trait::async_trait;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::Ed25519KeyPair;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tough::TargetName;
+use tough::editor::signed::SignedRole;
+use tough::key_source::KeySource;
+use tough::schema::{
+    Hashes, KeyHolder, Metafile, Role, RoleKeys, RoleType, Root, Signed, Snapshot, Target, Targets,
+    Timestamp as TimestampRole,
+};
+use tough::sign::Sign;
+
+use crate::digest::Sha256Digest;
+use crate::secret::SecretBytes;
+
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+/// How long a root is valid.
+pub const ROOT_LIFE: SignedDuration = SignedDuration::from_hours(24 * 3650);
+/// How long targets, snapshot and timestamp are valid.
+pub const METADATA_LIFE: SignedDuration = SignedDuration::from_hours(24 * 365);
+/// The version of the TUF specification that the documents follow.
+const SPEC_VERSION: &str = "1.0.0";
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Signing failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    /// The key does not parse.
+    #[error("a signing key of the keyring is damaged")]
+    Key,
+    /// A key could not be made.
+    #[error("cannot make a signing key")]
+    Generate,
+    /// The document could not be signed.
+    #[error("cannot sign the {role} metadata")]
+    Role {
+        /// Which role.
+        role: &'static str,
+        /// What tough said.
+        #[source]
+        source: Box<tough::error::Error>,
+    },
+    /// The key has no identifier.
+    #[error("cannot compute the identifier of a signing key")]
+    KeyId(#[source] tough::schema::Error),
+    /// The root does not parse.
+    #[error("the root of the keyring does not parse")]
+    Root(#[source] serde_json::Error),
+    /// A target's name is refused.
+    #[error("the target name {0:?} is refused")]
+    TargetName(String),
+}
+
+/// An Ed25519 signing key (PKCS#8), which no print shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RoleKey(SecretBytes);
+
+/// The keys of one repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepositoryKeys {
+    /// Signs roots.
+    pub root: RoleKey,
+    /// Signs targets.
+    pub targets: RoleKey,
+    /// Signs snapshots.
+    pub snapshot: RoleKey,
+    /// Signs timestamps.
+    pub timestamp: RoleKey,
+}
+
+/// A target to list.
+#[derive(Debug, Clone)]
+pub struct ListedTarget {
+    /// Its name.
+    pub name: String,
+    /// Its length in bytes.
+    pub length: u64,
+    /// Its digest.
+    pub sha256: Sha256Digest,
+    /// Its signed facts.
+    pub custom: HashMap<String, serde_json::Value>,
+}
+
+/// The versions of the three documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Versions {
+    /// Of targets.
+    pub targets: NonZeroU64,
+    /// Of snapshot.
+    pub snapshot: NonZeroU64,
+    /// Of timestamp.
+    pub timestamp: NonZeroU64,
+}
+
+/// When the three documents expire.
+#[derive(Debug, Clone, Copy)]
+pub struct Lives {
+    /// Of targets.
+    pub targets: Timestamp,
+    /// Of snapshot.
+    pub snapshot: Timestamp,
+    /// Of timestamp.
+    pub timestamp: Timestamp,
+}
+
+/// The three documents, as they go into the bucket.
+#[derive(Debug, Clone)]
+pub struct SignedDocuments {
+    /// `N.targets.json`.
+    pub targets: Bytes,
+    /// `N.snapshot.json`.
+    pub snapshot: Bytes,
+    /// `timestamp.json`.
+    pub timestamp: Bytes,
+    /// Their versions.
+    pub versions: Versions,
+}
+
+// === impl RoleKey ===
+
+impl RoleKey {
+    /// A fresh key.
+    ///
+    /// # Errors
+    /// [`SignError::Generate`] where the system has no randomness.
+    pub fn generate() -> Result<Self, SignError> {
+        let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
+            .map_err(|_| SignError::Generate)?;
+        Ok(Self(SecretBytes::new(document.as_ref().to_vec())))
+    }
+
+    fn key_pair(&self) -> Result<Ed25519KeyPair, SignError> {
+        Ed25519KeyPair::from_pkcs8(self.0.expose()).map_err(|_| SignError::Key)
+    }
+
+    fn source(&self) -> Box<dyn KeySource> {
+        Box::new(self.clone())
+    }
+}
+
+impl fmt::Debug for RoleKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[signing key]")
+    }
+}
+
+impl Serialize for RoleKey {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&STANDARD.encode(self.0.expose()))
+    }
+}
+
+impl<'de> Deserialize<'de> for RoleKey {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        let bytes = STANDARD
+            .decode(text)
+            .map_err(|_| serde::de::Error::custom("a signing key is base64"))?;
+        Ok(Self(SecretBytes::new(bytes)))
+    }
+}
+
+#[async_trait]
+impl KeySource for RoleKey {
+    async fn as_sign(&self) -> Result<Box<dyn Sign>, BoxError> {
+        Ok(Box::new(self.key_pair()?))
+    }
+
+    async fn write(&self, _: &str, _: &str) -> Result<(), BoxError> {
+        Err("a signing key of the keyring is not written back by tough".into())
+    }
+}
+
+// === impl RepositoryKeys ===
+
+impl RepositoryKeys {
+    /// Fresh keys.
+    ///
+    /// # Errors
+    /// [`SignError::Generate`].
+    pub fn generate() -> Result<Self, SignError> {
+        Ok(Self {
+            root: RoleKey::generate()?,
+            targets: RoleKey::generate()?,
+            snapshot: RoleKey::generate()?,
+            timestamp: RoleKey::generate()?,
+        })
+    }
+
+    fn role(&self, role: RoleType) -> Option<&RoleKey> {
+        match role {
+            RoleType::Root => Some(&self.root),
+            RoleType::Targets => Some(&self.targets),
+            RoleType::Snapshot => Some(&self.snapshot),
+            RoleType::Timestamp => Some(&self.timestamp),
+            _ => None,
+        }
+    }
+}
+
+// === impl Lives ===
+
+impl Lives {
+    /// A year for each, from `now`, in whole seconds.
+    #[must_use]
+    pub fn from(now: Timestamp) -> Self {
+        let end = end_of(now, METADATA_LIFE);
+        Self {
+            targets: end,
+            snapshot: end,
+            timestamp: end,
+        }
+    }
+}
+
+fn end_of(now: Timestamp, life: SignedDuration) -> Timestamp {
+    now.checked_add(life)
+        .ok()
+        .and_then(|t| t.round(jiff::Unit::Second).ok())
+        .unwrap_or(now)
+}
+
+/// Whether metadata that expires at `expires` has under a third of its life left.
+#[must_use]
+pub fn is_due(expires: Timestamp, now: Timestamp, life: SignedDuration) -> bool {
+    expires.duration_since(now) < life / 3
+}
+
+/// A whole day before now, for documents that must have expired (tests).
+#[must_use]
+pub fn yesterday(now: Timestamp) -> Timestamp {
+    now.checked_sub(DAY).unwrap_or(now)
+}
+
+/// Signs root version `version` with `keys`, and with `previous` too where it replaces a root of other keys.
+///
+/// # Errors
+/// [`SignError`].
+pub async fn sign_root(
+    keys: &RepositoryKeys,
+    previous: Option<&RepositoryKeys>,
+    version: NonZeroU64,
+    now: Timestamp,
+) -> Result<Bytes, SignError> {
+    let mut root = Root {
+        spec_version: SPEC_VERSION.to_owned(),
+        consistent_snapshot: true,
+        version,
+        expires: end_of(now, ROOT_LIFE),
+        keys: HashMap::new(),
+        roles: HashMap::new(),
+        _extra: HashMap::new(),
+    };
+    for role in [
+        RoleType::Root,
+        RoleType::Targets,
+        RoleType::Snapshot,
+        RoleType::Timestamp,
+    ] {
+        let Some(key) = keys.role(role) else { continue };
+        let public = key.key_pair()?.tuf_key();
+        let id = public.key_id().map_err(SignError::KeyId)?;
+        root.keys.insert(id.clone(), public);
+        let role_keys = RoleKeys {
+            keyids: vec![id],
+            threshold: NonZeroU64::MIN,
+            _extra: HashMap::new(),
+        };
+        root.roles.insert(role, role_keys);
+    }
+    let holder = KeyHolder::Root(root.clone());
+    let mut signed = sign_role("root", root, &holder, &keys.root).await?;
+    if let Some(previous) = previous {
+        // A change of keys is signed by the old ones too: over the same document, held to the old root's key.
+        let old_id = previous
+            .root
+            .key_pair()?
+            .tuf_key()
+            .key_id()
+            .map_err(SignError::KeyId)?;
+        let mut with_old = signed.signed().signed.clone();
+        if let Some(role_keys) = with_old.roles.get_mut(&RoleType::Root) {
+            role_keys.keyids.push(old_id.clone());
+        }
+        with_old
+            .keys
+            .insert(old_id, previous.root.key_pair()?.tuf_key());
+        let holder = KeyHolder::Root(with_old);
+        let document = signed.signed().signed.clone();
+        let old = sign_role("root", document, &holder, &previous.root).await?;
+        let signatures = old.signed().signatures.clone();
+        signed = signed
+            .add_old_signatures(signatures)
+            .map_err(role_failed("root"))?;
+    }
+    Ok(Bytes::from(signed.buffer().clone()))
+}
+
+/// Signs targets, snapshot and timestamp over one another.
+///
+/// # Errors
+/// [`SignError`].
+pub async fn sign_documents(
+    root: &[u8],
+    keys: &RepositoryKeys,
+    listed: &[ListedTarget],
+    versions: Versions,
+    lives: Lives,
+) -> Result<SignedDocuments, SignError> {
+    let root: Signed<Root> = serde_json::from_slice(root).map_err(SignError::Root)?;
+    let holder = KeyHolder::Root(root.signed);
+    let spec = || SPEC_VERSION.to_owned();
+
+    let mut targets = Targets::new(spec(), versions.targets, lives.targets);
+    for target in listed {
+        let name = TargetName::new(&target.name)
+            .map_err(|_| SignError::TargetName(target.name.clone()))?;
+        targets.add_target(name, entry(target));
+    }
+    let targets = sign_role("targets", targets, &holder, &keys.targets).await?;
+
+    let mut snapshot = Snapshot::new(spec(), versions.snapshot, lives.snapshot);
+    snapshot.meta.insert(
+        "targets.json".to_owned(),
+        metafile(&targets, versions.targets),
+    );
+    let snapshot = sign_role("snapshot", snapshot, &holder, &keys.snapshot).await?;
+
+    let mut timestamp = TimestampRole::new(spec(), versions.timestamp, lives.timestamp);
+    timestamp.meta.insert(
+        "snapshot.json".to_owned(),
+        metafile(&snapshot, versions.snapshot),
+    );
+    let timestamp = sign_role("timestamp", timestamp, &holder, &keys.timestamp).await?;
+
+    Ok(SignedDocuments {
+        targets: Bytes::from(targets.buffer().clone()),
+        snapshot: Bytes::from(snapshot.buffer().clone()),
+        timestamp: Bytes::from(timestamp.buffer().clone()),
+        versions,
+    })
+}
+
+fn entry(target: &ListedTarget) -> Target {
+    Target {
+        length: target.length,
+        hashes: Hashes {
+            sha256: target.sha256.as_bytes().to_vec().into(),
+            _extra: HashMap::new(),
+        },
+        custom: target.custom.clone(),
+        _extra: HashMap::new(),
+    }
+}
+
+fn metafile<T: Role + Serialize>(signed: &SignedRole<T>, version: NonZeroU64) -> Metafile {
+    Metafile {
+        length: Some(*signed.length()),
+        hashes: Some(Hashes {
+            sha256: signed.sha256().to_vec().into(),
+            _extra: HashMap::new(),
+        }),
+        version,
+        _extra: HashMap::new(),
+    }
+}
+
+fn role_failed(role: &'static str) -> impl FnOnce(tough::error::Error) -> SignError {
+    move |source| SignError::Role {
+        role,
+        source: Box::new(source),
+    }
+}
+
+async fn sign_role<T: Role + Serialize>(
+    name: &'static str,
+    role: T,
+    holder: &KeyHolder,
+    key: &RoleKey,
+) -> Result<SignedRole<T>, SignError> {
+    SignedRole::new(role, holder, &[key.source()], &SystemRandom::new())
+        .await
+        .map_err(role_failed(name))
+}
