@@ -67,7 +67,9 @@ impl FromStr for Cidr {
     type Err = CidrError;
 
     fn from_str(text: &str) -> Result<Self, CidrError> {
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
+        let (address, prefix) = text
+            .split_once('/')
+            .map_or((text, None), |(a, p)| (a, Some(p)));
         if address.parse::<std::net::Ipv6Addr>().is_ok() {
             return Err(CidrError::Ipv6);
         }
@@ -75,18 +77,28 @@ impl FromStr for Cidr {
         let prefix = match prefix {
             None => 32,
             Some(digits) if digits.len() <= 2 && digits.bytes().all(|b| b.is_ascii_digit()) => {
-                digits.parse().ok().filter(|bits| *bits <= 32).ok_or(CidrError::Prefix)?
+                digits
+                    .parse()
+                    .ok()
+                    .filter(|bits| *bits <= 32)
+                    .ok_or(CidrError::Prefix)?
             }
             Some(_) => return Err(CidrError::Prefix),
         };
         let network = Ipv4Addr::from(u32::from(address) & mask(prefix));
         let cidr = Self { network, prefix };
-        if network == address { Ok(cidr) } else { Err(CidrError::HostBits(cidr)) }
+        if network == address {
+            Ok(cidr)
+        } else {
+            Err(CidrError::HostBits(cidr))
+        }
     }
 }
 
 fn mask(prefix: u8) -> u32 {
-    u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0)
+    u32::MAX
+        .checked_shl(32 - u32::from(prefix.min(32)))
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -118,7 +130,10 @@ mod tests {
 
     #[test]
     fn counts_addresses() {
-        assert_eq!(cidr("10.101.0.0/16").nth(10), Some(Ipv4Addr::new(10, 101, 0, 10)));
+        assert_eq!(
+            cidr("10.101.0.0/16").nth(10),
+            Some(Ipv4Addr::new(10, 101, 0, 10))
+        );
         assert_eq!(cidr("10.101.0.0/29").nth(10), None);
         assert_eq!(cidr("255.255.255.255").nth(1), None);
     }

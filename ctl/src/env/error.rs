@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use miette::{Diagnostic, LabeledSpan, NamedSource};
 
@@ -43,7 +44,7 @@ pub enum EnvError {
         path: PathBuf,
         /// Its text, for the excerpts.
         #[source_code]
-        text: Box<NamedSource<String>>,
+        text: Arc<NamedSource<String>>,
         /// Every mistake: by place in the file, what is missing last.
         #[related]
         problems: Vec<Problem>,
@@ -154,13 +155,21 @@ fn floor_char(text: &str, offset: usize) -> usize {
 }
 
 /// The entry of `known` that `typed` was probably meant to be.
-pub(crate) fn closest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // Below this similarity (0 to 1) a suggestion is more often wrong than right.
+pub(crate) fn closest<'a>(
+    typed: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    // Below this similarity (0 to 1) a suggestion is more often wrong than right, unless few letters differ: short
+    // words score low for a single slip.
     const LIKELY: f64 = 0.85;
+    let few = |candidate: &str| {
+        let slips = strsim::damerau_levenshtein(typed, candidate);
+        slips <= candidate.chars().count() / 3
+    };
     known
         .into_iter()
         .map(|candidate| (strsim::jaro_winkler(typed, candidate), candidate))
-        .filter(|(likeness, _)| *likeness >= LIKELY)
+        .filter(|(likeness, candidate)| *likeness >= LIKELY || few(candidate))
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
 }

@@ -93,8 +93,21 @@ impl Key {
     }
 }
 
-const fn key(name: &'static str, kind: Kind, need: Need, example: &'static str, doc: &'static str) -> Key {
-    Key { name, kind, need, doc, example, in_templates: true }
+const fn key(
+    name: &'static str,
+    kind: Kind,
+    need: Need,
+    example: &'static str,
+    doc: &'static str,
+) -> Key {
+    Key {
+        name,
+        kind,
+        need,
+        doc,
+        example,
+        in_templates: true,
+    }
 }
 
 const fn operators_own(mut key: Key) -> Key {
@@ -107,7 +120,9 @@ const fn on_aws() -> Need {
 }
 
 const fn optional(default: &'static str) -> Need {
-    Need::Optional { default: Some(default) }
+    Need::Optional {
+        default: Some(default),
+    }
 }
 
 const UNSET: Need = Need::Optional { default: None };

@@ -34,7 +34,11 @@ pub(crate) struct Merged {
 
 /// Merges what the file says with the defaults; adds what is wrong to the problems of stage one.
 pub(crate) fn merge(raw: Raw, text: &str) -> (Merged, Vec<Problem>) {
-    let Raw { entries, broken, mut problems } = raw;
+    let Raw {
+        entries,
+        broken,
+        mut problems,
+    } = raw;
     let mut first: BTreeMap<&'static str, &Entry> = BTreeMap::new();
     let mut unknown = Vec::new();
     for entry in &entries {
@@ -61,7 +65,12 @@ pub(crate) fn merge(raw: Raw, text: &str) -> (Merged, Vec<Problem>) {
         if let Some(key) = suggestion {
             meant.insert(key);
         }
-        let known = || format!("the keys are: {}", candidates.collect::<Vec<_>>().join(", "));
+        let known = || {
+            format!(
+                "the keys are: {}",
+                candidates.collect::<Vec<_>>().join(", ")
+            )
+        };
         problems.push(
             Problem::new(format!("unknown key `{name}`"))
                 .at(span, "no such key")
@@ -71,11 +80,22 @@ pub(crate) fn merge(raw: Raw, text: &str) -> (Merged, Vec<Problem>) {
 
     let mut settings = BTreeMap::new();
     for key in keys::documented_keys() {
-        let Some(entry) = first.get(key.name).filter(|entry| entry.value != RawValue::Null) else { continue };
+        let Some(entry) = first
+            .get(key.name)
+            .filter(|entry| entry.value != RawValue::Null)
+        else {
+            continue;
+        };
         meant.insert(key.name);
         match typed(key, entry, text) {
             Ok(value) => {
-                settings.insert(key.name, Setting { value, span: Some(entry.value_span.clone()) });
+                settings.insert(
+                    key.name,
+                    Setting {
+                        value,
+                        span: Some(entry.value_span.clone()),
+                    },
+                );
             }
             Err(problem) => problems.push(problem),
         }
@@ -86,13 +106,24 @@ pub(crate) fn merge(raw: Raw, text: &str) -> (Merged, Vec<Problem>) {
         // A value of the wrong kind: what it was meant to be is unknown, so it makes no other key missing.
         _ => !meant.contains("key_wrap"),
     };
-    for key in keys::documented_keys().iter().filter(|key| !meant.contains(key.name)) {
+    for key in keys::documented_keys()
+        .iter()
+        .filter(|key| !meant.contains(key.name))
+    {
         if let Some(default) = key.default(on_aws) {
-            settings.insert(key.name, Setting { value: default_value(key, default), span: None });
+            settings.insert(
+                key.name,
+                Setting {
+                    value: default_value(key, default),
+                    span: None,
+                },
+            );
         } else if key.required(on_aws) {
             problems.push(
-                Problem::new(format!("`{}` is missing", key.name))
-                    .help(format!("{} For example: {} = \"{}\"", key.doc, key.name, key.example)),
+                Problem::new(format!("`{}` is missing", key.name)).help(format!(
+                    "{} For example: {} = \"{}\"",
+                    key.doc, key.name, key.example
+                )),
             );
         }
     }
@@ -101,7 +132,9 @@ pub(crate) fn merge(raw: Raw, text: &str) -> (Merged, Vec<Problem>) {
 
 fn default_value(key: &Key, default: &str) -> Value {
     match key.kind {
-        Kind::Number => digits(default).map_or_else(|| Value::Text(default.to_owned()), Value::Number),
+        Kind::Number => {
+            digits(default).map_or_else(|| Value::Text(default.to_owned()), Value::Number)
+        }
         Kind::Text => Value::Text(default.to_owned()),
         Kind::List => Value::List(split(default, None)),
     }
@@ -116,32 +149,54 @@ fn typed(key: &Key, entry: &Entry, text: &str) -> Result<Value, Problem> {
     }
     match (key.kind, &entry.value) {
         (Kind::Text, RawValue::Text(value)) => Ok(Value::Text(value.clone())),
-        (Kind::Text, RawValue::Whole(_)) => Err(wrong(key, &entry.value, span, "a string").help("write it in quotes")),
+        (Kind::Text, RawValue::Whole(_)) => {
+            Err(wrong(key, &entry.value, span, "a string").help("write it in quotes"))
+        }
         (Kind::Text, other) => Err(wrong(key, other, span, "a string")),
         (Kind::Number, RawValue::Whole(number)) => Ok(Value::Number(*number)),
-        (Kind::Number, RawValue::Text(value)) => digits(value).map(Value::Number).ok_or_else(|| {
-            Problem::new(format!("`{}` must be a whole number, not `{value}`", key.name)).at(Some(span), "not a number")
-        }),
+        (Kind::Number, RawValue::Text(value)) => {
+            digits(value).map(Value::Number).ok_or_else(|| {
+                Problem::new(format!(
+                    "`{}` must be a whole number, not `{value}`",
+                    key.name
+                ))
+                .at(Some(span), "not a number")
+            })
+        }
         (Kind::Number, other) => Err(wrong(key, other, span, "a whole number")),
         (Kind::List, RawValue::Text(value)) => {
             // Items have places of their own unless an escape made the text differ from what is written.
             let inner = span.start.saturating_add(1)..span.end.saturating_sub(1);
-            let items = split(value, (text.get(inner.clone()) == Some(value)).then_some(inner.start));
-            Ok(Value::List(items.into_iter().map(|(item, place)| (item, place.or_else(|| Some(span.clone())))).collect()))
+            let items = split(
+                value,
+                (text.get(inner.clone()) == Some(value)).then_some(inner.start),
+            );
+            Ok(Value::List(
+                items
+                    .into_iter()
+                    .map(|(item, place)| (item, place.or_else(|| Some(span.clone()))))
+                    .collect(),
+            ))
         }
         (Kind::List, RawValue::List(items)) => {
             let mut texts = Vec::new();
             for (item, place) in items {
                 match item {
-                    RawValue::Text(value) if is_placeholder(value) => return Err(placeholder(key, value, place)),
-                    RawValue::Text(value) => texts.push((value.trim().to_owned(), Some(place.clone()))),
+                    RawValue::Text(value) if is_placeholder(value) => {
+                        return Err(placeholder(key, value, place));
+                    }
+                    RawValue::Text(value) => {
+                        texts.push((value.trim().to_owned(), Some(place.clone())))
+                    }
                     other => return Err(wrong(key, other, place, "a list of strings")),
                 }
             }
             texts.retain(|(item, _)| !item.is_empty());
             Ok(Value::List(texts))
         }
-        (Kind::List, other) => Err(wrong(key, other, span, "a list").help("write \"A,B\" or [\"A\", \"B\"]")),
+        (Kind::List, other) => {
+            Err(wrong(key, other, span, "a list").help("write \"A,B\" or [\"A\", \"B\"]"))
+        }
     }
 }
 
@@ -150,19 +205,29 @@ fn is_placeholder(value: &str) -> bool {
 }
 
 fn placeholder(key: &Key, value: &str, span: &Range<usize>) -> Problem {
-    Problem::new(format!("`{}` still holds the sample's placeholder `{value}`", key.name))
-        .at(Some(span), "fill this in")
-        .help(format!("{} For example: {} = \"{}\"", key.doc, key.name, key.example))
+    Problem::new(format!(
+        "`{}` still holds the sample's placeholder `{value}`",
+        key.name
+    ))
+    .at(Some(span), "fill this in")
+    .help(format!(
+        "{} For example: {} = \"{}\"",
+        key.doc, key.name, key.example
+    ))
 }
 
 fn wrong(key: &Key, value: &RawValue, span: &Range<usize>, wanted: &str) -> Problem {
-    Problem::new(format!("`{}` must be {wanted}", key.name)).at(Some(span), &format!("this is {}", value.kind()))
+    Problem::new(format!("`{}` must be {wanted}", key.name))
+        .at(Some(span), &format!("this is {}", value.kind()))
 }
 
 /// A number as digits only: no sign, no point, no exponent.
 fn digits(text: &str) -> Option<u64> {
     let text = text.trim();
-    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+    text.bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| text.parse().ok())
+        .flatten()
 }
 
 /// The items between commas without the blanks around them, and their places if the text starts at `start`.
@@ -188,7 +253,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn setting(line: &str, key: &str) -> Option<Value> {
-        merge(raw::parse(line), line).0.settings.get(key).map(|setting| setting.value.clone())
+        merge(raw::parse(line), line)
+            .0
+            .settings
+            .get(key)
+            .map(|setting| setting.value.clone())
     }
 
     fn items(value: Option<Value>) -> Vec<String> {
@@ -201,11 +270,16 @@ mod tests {
     #[test]
     fn every_default_is_of_its_keys_kind() {
         for key in keys::documented_keys() {
-            for default in [key.default(true), key.default(false)].into_iter().flatten() {
+            for default in [key.default(true), key.default(false)]
+                .into_iter()
+                .flatten()
+            {
                 let value = default_value(key, default);
                 let fits = matches!(
                     (key.kind, &value),
-                    (Kind::Text, Value::Text(_)) | (Kind::Number, Value::Number(_)) | (Kind::List, Value::List(_))
+                    (Kind::Text, Value::Text(_))
+                        | (Kind::Number, Value::Number(_))
+                        | (Kind::List, Value::List(_))
                 );
                 assert!(fits, "{}: {value:?}", key.name);
             }
@@ -215,15 +289,23 @@ mod tests {
     #[test]
     fn an_item_of_a_comma_separated_string_has_its_own_place() {
         let text = "ssh_access_list = \"10.0.0.1, 10.0.0.2\"";
-        let Some(Value::List(items)) = setting(text, "ssh_access_list") else { panic!("a list") };
-        let places: Vec<_> = items.iter().map(|(_, span)| &text[span.clone().unwrap()]).collect();
+        let Some(Value::List(items)) = setting(text, "ssh_access_list") else {
+            panic!("a list")
+        };
+        let places: Vec<_> = items
+            .iter()
+            .map(|(_, span)| &text[span.clone().unwrap()])
+            .collect();
         assert_eq!(places, ["10.0.0.1", "10.0.0.2"]);
     }
 
     #[test]
     fn null_is_not_set() {
         assert_eq!(setting("aws_profile = null", "aws_profile"), None);
-        assert_eq!(setting("vpc_cidr = null", "vpc_cidr"), Some(Value::Text(keys::DEFAULT_VPC_CIDR.to_owned())));
+        assert_eq!(
+            setting("vpc_cidr = null", "vpc_cidr"),
+            Some(Value::Text(keys::DEFAULT_VPC_CIDR.to_owned()))
+        );
     }
 
     proptest! {

@@ -64,11 +64,18 @@ pub(crate) fn parse(text: &str) -> Raw {
         Err(error) => error,
     };
     for range in statements(text) {
-        let Some(statement) = text.get(range.clone()) else { continue };
+        let Some(statement) = text.get(range.clone()) else {
+            continue;
+        };
         raw.statement(statement, range.start);
     }
     // A key that is there twice is the one error a statement alone does not have; stage two reports it.
-    let twice = raw.entries.iter().enumerate().any(|(i, entry)| raw.entries.iter().skip(i + 1).any(|other| other.key == entry.key));
+    let twice = raw.entries.iter().enumerate().any(|(i, entry)| {
+        raw.entries
+            .iter()
+            .skip(i + 1)
+            .any(|other| other.key == entry.key)
+    });
     if raw.problems.is_empty() && !twice {
         raw.problems.push(syntax(&first_error, 0));
     }
@@ -83,11 +90,21 @@ impl Raw {
         };
         self.problems.push(syntax(&error, base));
         // Rubbish below a good statement: keep the statement.
-        let line_start = text.get(..error.location().offset()).and_then(|before| before.rfind('\n')).map_or(0, |at| at + 1);
-        let above = text.get(..line_start).and_then(|above| hcl_edit::parser::parse_body(above).ok());
+        let line_start = text
+            .get(..error.location().offset())
+            .and_then(|before| before.rfind('\n'))
+            .map_or(0, |at| at + 1);
+        let above = text
+            .get(..line_start)
+            .and_then(|above| hcl_edit::parser::parse_body(above).ok());
         match above {
             Some(body) if !body.is_empty() => self.take(&body, base),
-            _ => self.broken.extend(text.lines().filter_map(assigned_key).next().map(str::to_owned)),
+            _ => self.broken.extend(
+                text.lines()
+                    .filter_map(assigned_key)
+                    .next()
+                    .map(str::to_owned),
+            ),
         }
     }
 
@@ -101,9 +118,12 @@ impl Raw {
                     value_span: shifted(attribute.value.span(), base),
                 }),
                 Structure::Block(block) => self.problems.push(
-                    Problem::new(format!("a block `{}` has no place in an environment", block.ident.as_str()))
-                        .at(Some(&shifted(block.ident.span(), base)), "only key = value")
-                        .help("write one `key = value` a line"),
+                    Problem::new(format!(
+                        "a block `{}` has no place in an environment",
+                        block.ident.as_str()
+                    ))
+                    .at(Some(&shifted(block.ident.span(), base)), "only key = value")
+                    .help("write one `key = value` a line"),
                 ),
             }
         }
@@ -112,7 +132,8 @@ impl Raw {
 
 fn syntax(error: &hcl_edit::parser::Error, base: usize) -> Problem {
     let at = error.location().offset().saturating_add(base);
-    Problem::new(format!("this is not HCL: {}", error.message())).at(Some(&(at..at.saturating_add(1))), "here")
+    Problem::new(format!("this is not HCL: {}", error.message()))
+        .at(Some(&(at..at.saturating_add(1))), "here")
 }
 
 fn shifted(span: Option<Range<usize>>, base: usize) -> Range<usize> {
@@ -123,14 +144,22 @@ fn shifted(span: Option<Range<usize>>, base: usize) -> Range<usize> {
 fn value(expression: &Expression, base: usize) -> RawValue {
     match expression {
         Expression::String(text) => RawValue::Text(text.value().clone()),
-        Expression::Number(number) => number.value().as_u64().map_or(RawValue::Other("a negative or fractional number"), RawValue::Whole),
+        Expression::Number(number) => number.value().as_u64().map_or(
+            RawValue::Other("a negative or fractional number"),
+            RawValue::Whole,
+        ),
         Expression::Null(_) => RawValue::Null,
-        Expression::Array(items) => {
-            RawValue::List(items.iter().map(|item| (value(item, base), shifted(item.span(), base))).collect())
-        }
+        Expression::Array(items) => RawValue::List(
+            items
+                .iter()
+                .map(|item| (value(item, base), shifted(item.span(), base)))
+                .collect(),
+        ),
         Expression::Bool(_) => RawValue::Other("true or false"),
         Expression::Object(_) => RawValue::Other("a map"),
-        Expression::StringTemplate(_) => RawValue::Other("a string with ${…} or %{…}, which is not evaluated here"),
+        Expression::StringTemplate(_) => {
+            RawValue::Other("a string with ${…} or %{…}, which is not evaluated here")
+        }
         Expression::HeredocTemplate(_) => RawValue::Other("a heredoc"),
         Expression::Variable(_) => RawValue::Other("a word without quotes"),
         _ => RawValue::Other("an expression, which is not evaluated here"),
@@ -149,7 +178,12 @@ fn statements(text: &str) -> Vec<Range<usize>> {
         at += line.len();
     }
     let ends = cuts.iter().skip(1).copied().chain([text.len()]);
-    cuts.iter().copied().zip(ends).map(|(start, end)| start..end).filter(|range| !range.is_empty()).collect()
+    cuts.iter()
+        .copied()
+        .zip(ends)
+        .map(|(start, end)| start..end)
+        .filter(|range| !range.is_empty())
+        .collect()
 }
 
 /// The key of a line like `key = …`.
@@ -157,7 +191,9 @@ fn assigned_key(line: &str) -> Option<&str> {
     let (key, rest) = line.split_once('=')?;
     let key = key.trim();
     let word = key.starts_with(|c: char| c.is_alphabetic() || c == '_')
-        && key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-');
+        && key
+            .chars()
+            .all(|c| c.is_alphanumeric() || c == '_' || c == '-');
     (word && !rest.starts_with('=')).then_some(key)
 }
 
@@ -206,7 +242,9 @@ mod tests {
         assert_eq!(at(&raw.entries[0].value_span), "\"x\"");
         assert_eq!(at(&raw.entries[2].key_span), "a");
         assert_eq!(at(&raw.entries[2].value_span), "3");
-        let RawValue::List(items) = &raw.entries[1].value else { panic!("a list") };
+        let RawValue::List(items) = &raw.entries[1].value else {
+            panic!("a list")
+        };
         assert_eq!(at(&items[0].1), "\"1\"");
     }
 
@@ -214,7 +252,11 @@ mod tests {
     fn each_statement_that_is_not_hcl_is_reported_and_the_others_are_read() {
         let text = "a = [\nb = \"open\nc = 1\nrubbish here\nd = 2\n";
         let raw = parse(text);
-        let lines: Vec<_> = raw.problems.iter().map(|p| p.clone().located(text).line().unwrap()).collect();
+        let lines: Vec<_> = raw
+            .problems
+            .iter()
+            .map(|p| p.clone().located(text).line().unwrap())
+            .collect();
         assert_eq!(keys(&raw), ["c", "d"]);
         assert_eq!(raw.broken, ["a", "b"]);
         assert_eq!(raw.problems.len(), 3, "{:?}", raw.problems);
