@@ -4,11 +4,12 @@
 //! have run, stopped or failed to read goes into a history, and [`judge`] says afterwards which of that a correct
 //! writer can never cause.
 //!
-//! - [`source`]: kubelet's rules (`pkg/kubelet/config/file.go`, `file_linux.go`): full lists, single events, the store.
-//! - [`pod`]: what kubelet accepts as one static pod.
-//! - [`secrets`]: what a starting pod would find mounted.
+//! - `source`: kubelet's rules (`pkg/kubelet/config/file.go`, `file_linux.go`): full lists, single events, the store.
+//! - `pod`: what kubelet accepts as one static pod.
+//! - `secrets`: what a starting pod would find mounted.
+//! - `watch`: kubelet's inotify watch and its event map.
 //! - [`observation`]: the history's vocabulary.
-//! - [`judge`](mod@judge): the verdict, pure.
+//! - [`allowed`], [`violation`], [`judge`](mod@judge): the verdict, pure.
 //!
 //! The model is stricter than one kubelet in one way only: it lists far more often (a fast tick, and after every
 //! inotify event), because kubelet's own list may fall on any of those moments. A list opens the directory once and
@@ -16,29 +17,33 @@
 //! is never seen as an absence.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use notify::event::{ModifyKind, RenameMode};
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
+pub mod allowed;
 pub mod judge;
 pub mod observation;
-pub(crate) mod pod;
-pub(crate) mod secrets;
-pub(crate) mod source;
+mod pod;
+mod secrets;
+mod source;
+pub mod violation;
+mod watch;
 
-pub use judge::{Allowed, Breach, Release, Violation, judge};
+pub use allowed::{Allowed, Release};
+pub use judge::judge;
 pub use observation::{
     Cause, Digest, FileState, Finding, Observation, PodIdentity, Problem, RunningPod, SecretSet,
     Trigger,
 };
+pub use violation::{Breach, Violation};
 
 use source::FileSource;
+use watch::Watch;
 
 /// Kubelet's default `fileCheckFrequency`.
 pub const DEFAULT_FILE_CHECK_FREQUENCY: Duration = Duration::from_secs(20);
@@ -245,76 +250,4 @@ impl Model {
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     // A poisoned lock means the other side panicked between two whole updates: what is there is still true.
     state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-// === impl Watch ===
-
-/// Kubelet's inotify watch. Like kubelet's it is set once: a directory that is swapped leaves it on the old inode.
-#[derive(Debug)]
-struct Watch {
-    directory: PathBuf,
-    watcher: RecommendedWatcher,
-    established: bool,
-}
-
-impl Watch {
-    fn new(directory: PathBuf, wake: Sender<Wake>) -> Result<Self> {
-        let watched = directory.clone();
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            for wakeup in event
-                .as_ref()
-                .map_or_else(|_| vec![Wake::Stirred], |event| wakes(&watched, event))
-            {
-                // The model has ended: nobody is left to tell.
-                let _ = wake.send(wakeup);
-            }
-        })
-        .context("failed to start inotify")?;
-        Ok(Self {
-            directory,
-            watcher,
-            established: false,
-        })
-    }
-
-    /// Sets the watch unless it was set before. A missing directory leaves it for the next list, as in kubelet.
-    fn establish(&mut self) {
-        if !self.established {
-            self.established = self
-                .watcher
-                .watch(&self.directory, RecursiveMode::NonRecursive)
-                .is_ok();
-        }
-    }
-}
-
-/// Kubelet's event map: create, write and chmod read the file; remove and renamed-from delete its pod.
-fn wakes(directory: &Path, event: &notify::Event) -> Vec<Wake> {
-    let (trigger, gone) = match event.kind {
-        // Reading is no event for kubelet, and the model's own reads must not wake it.
-        EventKind::Access(_) => return Vec::new(),
-        // Says again what the From and the To before it said.
-        EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => return Vec::new(),
-        EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => {
-            (Trigger::Create, false)
-        }
-        EventKind::Modify(ModifyKind::Name(_)) => (Trigger::RenameFrom, true),
-        EventKind::Modify(ModifyKind::Metadata(_)) => (Trigger::Chmod, false),
-        EventKind::Modify(_) => (Trigger::Write, false),
-        EventKind::Remove(_) => (Trigger::Remove, true),
-        EventKind::Any | EventKind::Other => return vec![Wake::Stirred],
-    };
-    let wake = |path: &PathBuf| match path.file_name() {
-        Some(name) if path.parent() == Some(directory) => {
-            let name = name.to_string_lossy().into_owned();
-            match (source::is_hidden(&name), gone) {
-                (true, _) => Wake::Stirred,
-                (false, true) => Wake::Removed(name, trigger),
-                (false, false) => Wake::Changed(name, trigger),
-            }
-        }
-        // The directory itself.
-        _ => Wake::Stirred,
-    };
-    event.paths.iter().map(wake).collect()
 }

@@ -1,6 +1,9 @@
 //! One hand-made history a violation, and the clean one they all start from.
 
-use super::super::observation::{PodIdentity, Trigger};
+use std::time::Duration;
+
+use super::super::allowed::Release;
+use super::super::observation::{Cause, PodIdentity, Problem, Trigger};
 use super::*;
 
 const POD: &str = "kube-system/etcd";
@@ -183,7 +186,7 @@ fn a_torn_empty_or_invalid_file_is_found_in_lists_and_in_events() {
         };
         assert_eq!(breaches([read]), unusable(problem.clone()));
         let Finding::Listed { mut files } = listed(&[("proxy.yaml", "proxy")]) else {
-            unreachable!()
+            panic!("listed() makes a list")
         };
         files.insert("etcd.yaml".to_owned(), state);
         assert_eq!(breaches([Finding::Listed { files }]), unusable(problem));
@@ -247,7 +250,7 @@ fn a_content_of_another_file_is_not_allowed_here() {
 fn two_files_with_one_pod_are_found() {
     let Finding::Listed { mut files } = listed(&[("etcd.yaml", "etcd 1"), ("proxy.yaml", "proxy")])
     else {
-        unreachable!()
+        panic!("listed() makes a list")
     };
     let identity = PodIdentity {
         key: POD.to_owned(),
@@ -395,6 +398,31 @@ fn a_restart_from_the_same_bytes_is_found() {
         digest: digest("etcd 1"),
     };
     assert_eq!(breaches([started(1, secrets(1))]), [restart]);
+}
+
+#[test]
+fn a_pod_that_one_release_lacks_may_come_back_as_it_was() {
+    let old = || {
+        let running = RunningPod {
+            file: "old.yaml".to_owned(),
+            digest: digest("old.yaml"),
+            secrets: SecretSet::new(),
+        };
+        let pod = "kube-system/old".to_owned();
+        Finding::Started {
+            pod,
+            running,
+            superseded: false,
+        }
+    };
+    assert_eq!(breaches([old(), removed("old.yaml"), old()]), []);
+    let without = listed(&[("etcd.yaml", "etcd 1"), ("proxy.yaml", "proxy")]);
+    assert_eq!(breaches([old(), without, old()]), []);
+    let restart = Breach::NeedlessRestart {
+        pod: "kube-system/old".to_owned(),
+        digest: digest("old.yaml"),
+    };
+    assert_eq!(breaches([old(), old()]), [restart]);
 }
 
 #[test]
