@@ -1,7 +1,7 @@
 //! A model of kubelet's static-pod file source: the oracle of the crash tests.
 //!
 //! It stands where kubelet stands: it knows the manifest directory and nothing of who writes it. Whatever it would
-//! have run, stopped or failed to read goes into a history, and [`judge`] says afterwards which of that a correct
+//! have run, stopped or failed to read goes into a history, and [`judge()`] says afterwards which of that a correct
 //! writer can never cause.
 //!
 //! - `source`: kubelet's rules (`pkg/kubelet/config/file.go`, `file_linux.go`): full lists, single events, the store.
