@@ -3,6 +3,11 @@
 //! `env` reads an environment, `render` makes the files of a release from templates, `lint` checks them offline,
 //! `publish` signs and uploads, `dev` is the embedded default; `cmd` holds one file a verb.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "a test may write as it likes: nothing of it has to survive a power cut")
+)]
+
 pub mod dev;
 pub mod env;
 pub mod lint;
