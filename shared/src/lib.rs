@@ -5,7 +5,10 @@
 
 #![cfg_attr(
     test,
-    allow(clippy::disallowed_methods, reason = "a test may write as it likes: nothing of it has to survive a power cut")
+    allow(
+        clippy::disallowed_methods,
+        reason = "what a test writes need not survive a power cut"
+    )
 )]
 
 pub mod check;
