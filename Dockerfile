@@ -1,3 +1,4 @@
+# syntax=docker/dockerfile:1
 # The build container: platformctl, the agent it publishes, and the tools an operator needs beside them. `make` builds it,
 # `./run.kube -e ENV` opens a shell in it.
 #
@@ -48,7 +49,6 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends \
       age bash-completion ca-certificates curl dnsutils git jq less openssh-client vim-tiny zstd \
     && rm -rf /var/lib/apt/lists/* \
-    # run.kube runs as whoever called it, who has no entry here and still needs a home to write to.
     && install -d -m 1777 /home/platform \
     && install -d /platform
 COPY --from=tools /tools/terraform /tools/kubectl /usr/local/bin/
@@ -56,5 +56,15 @@ COPY --from=tools /tools/terraform /tools/kubectl /usr/local/bin/
 COPY --from=build /out/platformctl /usr/local/bin/
 COPY --from=build /out/platform-agent /usr/local/lib/platform/platform-agent
 ENV PLATFORM_AGENT=/usr/local/lib/platform/platform-agent
+# Become whoever called run.kube, so that files in the working directory stay theirs; ssh insists on a passwd entry.
+COPY --chmod=0755 <<'EOF' /usr/local/bin/as-caller
+#!/bin/sh
+set -eu
+if [ "${PLATFORM_UID:-0}" = 0 ]; then exec "$@"; fi
+getent passwd "$PLATFORM_UID" >/dev/null \
+  || printf 'platform:x:%s:%s::/home/platform:/bin/bash\n' "$PLATFORM_UID" "$PLATFORM_GID" >>/etc/passwd
+exec setpriv --reuid "$PLATFORM_UID" --regid "$PLATFORM_GID" --clear-groups "$@"
+EOF
 WORKDIR /platform
+ENTRYPOINT ["/usr/local/bin/as-caller"]
 CMD ["/bin/bash"]
