@@ -102,19 +102,30 @@ impl Hits {
     /// Requests with this method.
     #[must_use]
     pub fn method(&self, method: &str) -> u64 {
-        self.0.iter().filter(|((of, _), _)| of == method).map(|(_, count)| count).sum()
+        self.0
+            .iter()
+            .filter(|((of, _), _)| of == method)
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// Requests for keys that contain this.
     #[must_use]
     pub fn key(&self, part: &str) -> u64 {
-        self.0.iter().filter(|((_, key), _)| key.contains(part)).map(|(_, count)| count).sum()
+        self.0
+            .iter()
+            .filter(|((_, key), _)| key.contains(part))
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// Requests with this method for exactly this key.
     #[must_use]
     pub fn of(&self, method: &str, key: &str) -> u64 {
-        self.0.get(&(method.to_owned(), key.to_owned())).copied().unwrap_or_default()
+        self.0
+            .get(&(method.to_owned(), key.to_owned()))
+            .copied()
+            .unwrap_or_default()
     }
 }
 
@@ -143,7 +154,9 @@ pub struct FaultyProxy {
 
 impl fmt::Debug for FaultyProxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FaultyProxy").field("addr", &self.addr).finish_non_exhaustive()
+        f.debug_struct("FaultyProxy")
+            .field("addr", &self.addr)
+            .finish_non_exhaustive()
     }
 }
 
@@ -153,7 +166,9 @@ impl FaultyProxy {
     /// # Errors
     /// Returns the failure to listen.
     pub async fn start(upstream: SocketAddr) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.context("the proxy can't listen")?;
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .context("the proxy can't listen")?;
         let addr = listener.local_addr()?;
         let state = Arc::<Mutex<State>>::default();
         let proxy = Proxy {
@@ -174,7 +189,11 @@ impl FaultyProxy {
                 }
             }
         });
-        Ok(Self { addr, state, server })
+        Ok(Self {
+            addr,
+            state,
+            server,
+        })
     }
 
     /// The address to give to an S3 client.
@@ -193,15 +212,29 @@ impl FaultyProxy {
     /// Where several rules match, the one that was set last counts.
     pub fn set(&self, key_part: &str, fault: Fault) {
         let mut state = self.state.lock().unwrap();
-        state.rules.retain(|rule| rule.part.as_deref() != Some(key_part));
+        state
+            .rules
+            .retain(|rule| rule.part.as_deref() != Some(key_part));
         let part = key_part.to_owned();
         let applies: Predicate = Arc::new(move |request| request.key.contains(&part));
-        state.rules.push(Rule { part: Some(key_part.to_owned()), applies, fault });
+        state.rules.push(Rule {
+            part: Some(key_part.to_owned()),
+            applies,
+            fault,
+        });
     }
 
     /// From now on, requests for which `applies` holds get this fault.
-    pub fn set_where(&self, applies: impl Fn(&ProxyRequest) -> bool + Send + Sync + 'static, fault: Fault) {
-        self.state.lock().unwrap().rules.push(Rule { part: None, applies: Arc::new(applies), fault });
+    pub fn set_where(
+        &self,
+        applies: impl Fn(&ProxyRequest) -> bool + Send + Sync + 'static,
+        fault: Fault,
+    ) {
+        self.state.lock().unwrap().rules.push(Rule {
+            part: None,
+            applies: Arc::new(applies),
+            fault,
+        });
     }
 
     /// From now on, nothing goes wrong. Answers that hang already go on to hang.
@@ -267,8 +300,17 @@ impl Proxy {
     fn enter(&self, request: &RawRequest) -> Option<Fault> {
         let seen = seen(request);
         let mut state = self.state.lock().unwrap();
-        *state.hits.0.entry((seen.method.to_string(), seen.key.clone())).or_default() += 1;
-        state.rules.iter().rev().find(|rule| (rule.applies)(&seen)).map(|rule| rule.fault.clone())
+        *state
+            .hits
+            .0
+            .entry((seen.method.to_string(), seen.key.clone()))
+            .or_default() += 1;
+        state
+            .rules
+            .iter()
+            .rev()
+            .find(|rule| (rule.applies)(&seen))
+            .map(|rule| rule.fault.clone())
     }
 
     fn note(&self, request: &RawRequest, status: Option<StatusCode>, fault: Option<&Fault>) {
@@ -280,7 +322,12 @@ impl Proxy {
         });
     }
 
-    async fn answer(&self, stream: &mut TcpStream, request: RawRequest, fault: Option<Fault>) -> anyhow::Result<After> {
+    async fn answer(
+        &self,
+        stream: &mut TcpStream,
+        request: RawRequest,
+        fault: Option<Fault>,
+    ) -> anyhow::Result<After> {
         match &fault {
             Some(Fault::Status(status, code)) => {
                 let answer = s3_error(StatusCode::from_u16(*status)?, code);
@@ -316,30 +363,52 @@ impl Proxy {
 
     async fn forward(&self, request: &RawRequest) -> anyhow::Result<Answer> {
         let uri = format!("http://{}{}", self.upstream, request.target);
-        let mut forwarded = http::Request::builder().method(request.method.clone()).uri(uri);
+        let mut forwarded = http::Request::builder()
+            .method(request.method.clone())
+            .uri(uri);
         for (name, value) in &request.headers {
             // The proxy has had the whole body, and each side keeps its own connection.
             if *name != http::header::EXPECT && *name != http::header::CONNECTION {
                 forwarded = forwarded.header(name, value);
             }
         }
-        let answer = self.client.request(forwarded.body(Full::new(request.body.clone()))?).await?;
+        let answer = self
+            .client
+            .request(forwarded.body(Full::new(request.body.clone()))?)
+            .await?;
         let (parts, body) = answer.into_parts();
-        Ok(Answer { status: parts.status, headers: parts.headers, body: body.collect().await?.to_bytes() })
+        Ok(Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body: body.collect().await?.to_bytes(),
+        })
     }
 }
 
 fn seen(request: &RawRequest) -> ProxyRequest {
-    let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
-    let in_bucket = path.trim_start_matches('/').split_once('/').map_or("", |(_, key)| key);
-    ProxyRequest { method: request.method.clone(), key: percent_decoded(in_bucket), query: query.to_owned() }
+    let (path, query) = request
+        .target
+        .split_once('?')
+        .unwrap_or((&request.target, ""));
+    let in_bucket = path
+        .trim_start_matches('/')
+        .split_once('/')
+        .map_or("", |(_, key)| key);
+    ProxyRequest {
+        method: request.method.clone(),
+        key: percent_decoded(in_bucket),
+        query: query.to_owned(),
+    }
 }
 
 fn percent_decoded(text: &str) -> String {
     let mut decoded = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
-        let escaped = tail.get(..2).filter(|_| *first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
+        let escaped = tail
+            .get(..2)
+            .filter(|_| *first == b'%')
+            .and_then(|hex| std::str::from_utf8(hex).ok());
         match escaped.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
             Some(byte) => {
                 decoded.push(byte);
@@ -359,21 +428,36 @@ fn s3_error(status: StatusCode, code: &str) -> Answer {
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>fault set on the proxy</Message></Error>"
     );
     let mut headers = HeaderMap::new();
-    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    headers.insert(
+        http::header::CONTENT_TYPE,
+        HeaderValue::from_static("application/xml"),
+    );
     let date = rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&jiff::Timestamp::now());
     if let Some(date) = date.ok().and_then(|date| HeaderValue::from_str(&date).ok()) {
         headers.insert(DATE, date);
     }
-    Answer { status, headers, body: body.into() }
+    Answer {
+        status,
+        headers,
+        body: body.into(),
+    }
 }
 
 /// Sends an answer with a fault of its body or its headers.
-async fn send(stream: &mut TcpStream, method: &Method, mut answer: Answer, fault: Option<Fault>) -> anyhow::Result<After> {
+async fn send(
+    stream: &mut TcpStream,
+    method: &Method,
+    mut answer: Answer,
+    fault: Option<Fault>,
+) -> anyhow::Result<After> {
     if let Some(Fault::DateSkew(seconds)) = fault {
         skew_date(&mut answer.headers, seconds)?;
     }
     let (status, headers) = (answer.status, &answer.headers);
-    if *method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+    if *method == Method::HEAD
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+    {
         write_head(stream, status, headers, Framing::None).await?;
         return Ok(After::Next);
     }
@@ -416,7 +500,11 @@ async fn send(stream: &mut TcpStream, method: &Method, mut answer: Answer, fault
         }
         // The others are done, or are not about the body.
         Some(
-            Fault::Status(..) | Fault::Reset | Fault::Timeout | Fault::LostAnswer | Fault::DateSkew(_),
+            Fault::Status(..)
+            | Fault::Reset
+            | Fault::Timeout
+            | Fault::LostAnswer
+            | Fault::DateSkew(_),
         )
         | None => {}
     }
@@ -436,7 +524,10 @@ fn pace(bytes_per_second: u32) -> (usize, Duration) {
 }
 
 fn skew_date(headers: &mut HeaderMap, seconds: i64) -> anyhow::Result<()> {
-    let date = headers.get(DATE).context("the store's answer has no Date")?.to_str()?;
+    let date = headers
+        .get(DATE)
+        .context("the store's answer has no Date")?
+        .to_str()?;
     let date = rfc2822::parse(date)?.timestamp() + jiff::SignedDuration::from_secs(seconds);
     let date = rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&date)?;
     headers.insert(DATE, HeaderValue::from_str(&date)?);

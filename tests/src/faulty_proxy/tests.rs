@@ -41,16 +41,30 @@ async fn upstream() -> Upstream {
                     let host = request.headers()["host"].clone();
                     let (parts, body) = request.into_parts();
                     let body = body.collect().await.unwrap().to_bytes();
-                    seen.lock().unwrap().push(format!("{} {} {}", parts.method, parts.uri, body.len()));
+                    seen.lock().unwrap().push(format!(
+                        "{} {} {}",
+                        parts.method,
+                        parts.uri,
+                        body.len()
+                    ));
                     let answer = Response::builder().header("x-seen-host", host);
                     let date = "Fri, 02 Jan 2026 00:00:00 GMT";
-                    Ok::<_, Infallible>(answer.header(DATE, date).body(Full::new(Bytes::from_static(BODY))).unwrap())
+                    Ok::<_, Infallible>(
+                        answer
+                            .header(DATE, date)
+                            .body(Full::new(Bytes::from_static(BODY)))
+                            .unwrap(),
+                    )
                 }
             });
             tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
         }
     });
-    Upstream { addr, asked, server }
+    Upstream {
+        addr,
+        asked,
+        server,
+    }
 }
 
 async fn proxied() -> (Upstream, FaultyProxy) {
@@ -67,12 +81,18 @@ struct Caller {
 
 impl Caller {
     async fn to(proxy: &FaultyProxy) -> Self {
-        Self { stream: TcpStream::connect(proxy.addr()).await.unwrap(), host: proxy.addr().to_string() }
+        Self {
+            stream: TcpStream::connect(proxy.addr()).await.unwrap(),
+            host: proxy.addr().to_string(),
+        }
     }
 
     async fn ask(&mut self, method: &str, target: &str, body: &str) {
         let length = body.len();
-        let request = format!("{method} {target} HTTP/1.1\r\nHost: {}\r\nContent-Length: {length}\r\n\r\n{body}", self.host);
+        let request = format!(
+            "{method} {target} HTTP/1.1\r\nHost: {}\r\nContent-Length: {length}\r\n\r\n{body}",
+            self.host
+        );
         self.stream.write_all(request.as_bytes()).await.unwrap();
     }
 
@@ -87,7 +107,15 @@ impl Caller {
     /// An answer by its Content-Length.
     async fn whole(&mut self) -> (String, Vec<u8>) {
         let head = self.head().await;
-        let length = head.split_once("content-length: ").unwrap().1.split_once("\r\n").unwrap().0.parse().unwrap();
+        let length = head
+            .split_once("content-length: ")
+            .unwrap()
+            .1
+            .split_once("\r\n")
+            .unwrap()
+            .0
+            .parse()
+            .unwrap();
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body).await.unwrap();
         (head, body)
@@ -109,18 +137,41 @@ async fn without_a_rule_everything_passes_through() {
     let (upstream, proxy) = proxied().await;
     let mut caller = Caller::to(&proxy).await;
     for _ in 0..2 {
-        caller.ask("PUT", "/bucket/a%20b/c?x-id=PutObject", "hello").await;
+        caller
+            .ask("PUT", "/bucket/a%20b/c?x-id=PutObject", "hello")
+            .await;
         let (head, body) = caller.whole().await;
         assert!(head.starts_with("http/1.1 200"), "{head}");
-        assert!(head.contains(&format!("x-seen-host: {}", proxy.addr())), "the Host is the client's: {head}");
+        assert!(
+            head.contains(&format!("x-seen-host: {}", proxy.addr())),
+            "the Host is the client's: {head}"
+        );
         assert_eq!(body, BODY);
     }
-    assert_eq!(*upstream.asked.lock().unwrap(), vec!["PUT /bucket/a%20b/c?x-id=PutObject 5"; 2]);
+    assert_eq!(
+        *upstream.asked.lock().unwrap(),
+        vec!["PUT /bucket/a%20b/c?x-id=PutObject 5"; 2]
+    );
     assert_eq!(proxy.hits().of("PUT", "a b/c"), 2);
-    assert_eq!((proxy.hits().total(), proxy.hits().method("PUT"), proxy.hits().method("GET")), (2, 2, 0));
+    assert_eq!(
+        (
+            proxy.hits().total(),
+            proxy.hits().method("PUT"),
+            proxy.hits().method("GET")
+        ),
+        (2, 2, 0)
+    );
     assert_eq!((proxy.hits().key("b/"), proxy.hits().key("d")), (2, 0));
     let path = "/bucket/a%20b/c?x-id=PutObject".to_owned();
-    assert_eq!(proxy.log()[0], LogEntry { method: Method::PUT, path, status: Some(200), fault: None });
+    assert_eq!(
+        proxy.log()[0],
+        LogEntry {
+            method: Method::PUT,
+            path,
+            status: Some(200),
+            fault: None
+        }
+    );
 }
 
 #[tokio::test]
@@ -128,7 +179,10 @@ async fn a_fault_hits_what_its_rule_matches_until_it_is_cleared() {
     let (_upstream, proxy) = proxied().await;
     proxy.set("timestamp", Fault::Status(500, "InternalError"));
     proxy.set("timestamp", Fault::Status(503, "SlowDown"));
-    proxy.set_where(|request| request.method == Method::DELETE, Fault::Status(403, "AccessDenied"));
+    proxy.set_where(
+        |request| request.method == Method::DELETE,
+        Fault::Status(403, "AccessDenied"),
+    );
     let mut caller = Caller::to(&proxy).await;
     for (method, target, expected) in [
         ("GET", "/bucket/timestamp.json", "503"),
@@ -138,9 +192,16 @@ async fn a_fault_hits_what_its_rule_matches_until_it_is_cleared() {
     ] {
         caller.ask(method, target, "").await;
         let (head, body) = caller.whole().await;
-        assert!(head.starts_with(&format!("http/1.1 {expected}")), "{method} {target}: {head}");
+        assert!(
+            head.starts_with(&format!("http/1.1 {expected}")),
+            "{method} {target}: {head}"
+        );
         if expected == "503" {
-            assert!(String::from_utf8(body).unwrap().contains("<Code>SlowDown</Code>"));
+            assert!(
+                String::from_utf8(body)
+                    .unwrap()
+                    .contains("<Code>SlowDown</Code>")
+            );
         }
     }
     proxy.clear();
@@ -179,7 +240,9 @@ async fn a_timeout_never_answers() {
     proxy.set("a", Fault::Timeout);
     let mut caller = Caller::to(&proxy).await;
     caller.ask("GET", "/bucket/a", "").await;
-    tokio::time::timeout(Duration::from_millis(200), caller.rest()).await.unwrap_err();
+    tokio::time::timeout(Duration::from_millis(200), caller.rest())
+        .await
+        .unwrap_err();
     assert!(upstream.asked.lock().unwrap().is_empty());
     assert_eq!(proxy.hits().total(), 1);
     // Others are not held up.
@@ -214,14 +277,20 @@ async fn endless_bodies_do_not_end() {
     let (_upstream, proxy) = proxied().await;
     for (fault, framing) in [
         (Fault::EndlessBody, "transfer-encoding: chunked\r\n"),
-        (Fault::EndlessBodyWithLength, "content-length: 1152921504606846976\r\n"),
+        (
+            Fault::EndlessBodyWithLength,
+            "content-length: 1152921504606846976\r\n",
+        ),
     ] {
         proxy.set("a", fault);
         let mut caller = Caller::to(&proxy).await;
         caller.ask("GET", "/bucket/a", "").await;
         let head = caller.head().await;
         assert!(head.contains(framing), "{head}");
-        assert_eq!(head.matches("content-length").count() + head.matches("transfer-encoding").count(), 1);
+        assert_eq!(
+            head.matches("content-length").count() + head.matches("transfer-encoding").count(),
+            1
+        );
         let mut much = vec![0; 8 * 1024 * 1024];
         caller.stream.read_exact(&mut much).await.unwrap();
         assert!(much[..32].windows(BODY.len()).any(|window| window == BODY));
@@ -231,12 +300,21 @@ async fn endless_bodies_do_not_end() {
 #[tokio::test]
 async fn a_slow_body_comes_whole_but_slowly() {
     let (_upstream, proxy) = proxied().await;
-    proxy.set("a", Fault::SlowBody { bytes_per_second: 20 });
+    proxy.set(
+        "a",
+        Fault::SlowBody {
+            bytes_per_second: 20,
+        },
+    );
     let mut caller = Caller::to(&proxy).await;
     let start = std::time::Instant::now();
     caller.ask("GET", "/bucket/a", "").await;
     assert_eq!(caller.whole().await.1, BODY);
-    assert!(start.elapsed() >= Duration::from_millis(450), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_millis(450),
+        "{:?}",
+        start.elapsed()
+    );
     assert_eq!(pace(1), (1, Duration::from_secs(1)));
     assert_eq!(pace(0), pace(1));
     assert_eq!(pace(1000), (100, SLOW_TICK));
@@ -257,7 +335,10 @@ async fn a_lost_answer_was_applied() {
 async fn the_date_can_be_off_both_ways() {
     let (_upstream, proxy) = proxied().await;
     let mut caller = Caller::to(&proxy).await;
-    for (seconds, expected) in [(-86_400, "thu, 01 jan 2026 00:00:00 gmt"), (61, "fri, 02 jan 2026 00:01:01 gmt")] {
+    for (seconds, expected) in [
+        (-86_400, "thu, 01 jan 2026 00:00:00 gmt"),
+        (61, "fri, 02 jan 2026 00:01:01 gmt"),
+    ] {
         proxy.set("a", Fault::DateSkew(seconds));
         caller.ask("GET", "/bucket/a", "").await;
         let (head, body) = caller.whole().await;
@@ -270,7 +351,11 @@ async fn the_date_can_be_off_both_ways() {
 #[tokio::test]
 async fn a_store_that_is_gone_looks_gone() {
     let (upstream, proxy) = proxied().await;
-    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let gone = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let proxy_to_nowhere = FaultyProxy::start(gone).await.unwrap();
     let mut caller = Caller::to(&proxy_to_nowhere).await;
     caller.ask("GET", "/bucket/a", "").await;
@@ -305,12 +390,36 @@ async fn a_client_that_signs_for_the_proxy_is_let_in_by_the_store() {
         .http_client(aws_smithy_http_client::Builder::new().build_http())
         .build();
     let client = aws_sdk_s3::Client::from_conf(config);
-    client.create_bucket().bucket("bucket").send().await.unwrap();
-    let put = |body: Vec<u8>| client.put_object().bucket("bucket").key("nodes/secure/AROA:i-0.json").body(body.into());
+    client
+        .create_bucket()
+        .bucket("bucket")
+        .send()
+        .await
+        .unwrap();
+    let put = |body: Vec<u8>| {
+        client
+            .put_object()
+            .bucket("bucket")
+            .key("nodes/secure/AROA:i-0.json")
+            .body(body.into())
+    };
     let etag = put(b"one".to_vec()).send().await.unwrap().e_tag.unwrap();
-    put(vec![7; 3 * 1024 * 1024]).if_match(etag).send().await.unwrap();
-    let get = || client.get_object().bucket("bucket").key("nodes/secure/AROA:i-0.json").send();
-    assert_eq!(get().await.unwrap().body.collect().await.unwrap().to_vec(), vec![7; 3 * 1024 * 1024]);
+    put(vec![7; 3 * 1024 * 1024])
+        .if_match(etag)
+        .send()
+        .await
+        .unwrap();
+    let get = || {
+        client
+            .get_object()
+            .bucket("bucket")
+            .key("nodes/secure/AROA:i-0.json")
+            .send()
+    };
+    assert_eq!(
+        get().await.unwrap().body.collect().await.unwrap().to_vec(),
+        vec![7; 3 * 1024 * 1024]
+    );
     assert_eq!(proxy.hits().of("PUT", "nodes/secure/AROA:i-0.json"), 2);
 
     proxy.set("AROA", Fault::Status(503, "SlowDown"));
@@ -320,6 +429,9 @@ async fn a_client_that_signs_for_the_proxy_is_let_in_by_the_store() {
     proxy.set("AROA", Fault::TruncateBody(3));
     get().await.unwrap().body.collect().await.unwrap_err();
     proxy.clear();
-    assert_eq!(get().await.unwrap().body.collect().await.unwrap().to_vec(), b"applied");
+    assert_eq!(
+        get().await.unwrap().body.collect().await.unwrap().to_vec(),
+        b"applied"
+    );
     store.shutdown().await;
 }

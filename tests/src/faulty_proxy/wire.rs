@@ -27,9 +27,16 @@ pub struct RequestReader {
 
 impl RequestReader {
     /// The next request, or nothing when the client closed between two.
-    pub async fn next<S: AsyncRead + AsyncWrite + Unpin>(&mut self, stream: &mut S) -> anyhow::Result<Option<RawRequest>> {
+    pub async fn next<S: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+    ) -> anyhow::Result<Option<RawRequest>> {
         let head_end = loop {
-            if let Some(at) = self.ahead.windows(4).position(|window| window == b"\r\n\r\n") {
+            if let Some(at) = self
+                .ahead
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n")
+            {
                 break at;
             }
             if self.ahead.len() > MAX_HEAD {
@@ -48,7 +55,10 @@ impl RequestReader {
         if headers.contains_key(http::header::TRANSFER_ENCODING) {
             bail!("a request body without a Content-Length; S3 clients send one");
         }
-        if headers.get(http::header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        if headers
+            .get(http::header::EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+        {
             stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
         let length = match headers.get(http::header::CONTENT_LENGTH) {
@@ -62,7 +72,12 @@ impl RequestReader {
         }
         let rest = self.ahead.split_off(length);
         let body = Bytes::from(std::mem::replace(&mut self.ahead, rest));
-        Ok(Some(RawRequest { method, target, headers, body }))
+        Ok(Some(RawRequest {
+            method,
+            target,
+            headers,
+            body,
+        }))
     }
 }
 
@@ -73,8 +88,13 @@ fn parse_head(head: &str) -> anyhow::Result<(Method, String, HeaderMap)> {
     let target = first.next().context("no request target")?.to_owned();
     let mut headers = HeaderMap::new();
     for line in lines {
-        let (name, value) = line.split_once(':').with_context(|| format!("no header: {line}"))?;
-        headers.append(HeaderName::from_bytes(name.as_bytes())?, HeaderValue::from_str(value.trim())?);
+        let (name, value) = line
+            .split_once(':')
+            .with_context(|| format!("no header: {line}"))?;
+        headers.append(
+            HeaderName::from_bytes(name.as_bytes())?,
+            HeaderValue::from_str(value.trim())?,
+        );
     }
     Ok((method, target, headers))
 }
@@ -97,7 +117,12 @@ pub async fn write_head<S: AsyncWrite + Unpin>(
     headers: &HeaderMap,
     framing: Framing,
 ) -> std::io::Result<()> {
-    let mut head = format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or("")).into_bytes();
+    let mut head = format!(
+        "HTTP/1.1 {} {}\r\n",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or("")
+    )
+    .into_bytes();
     for (name, value) in headers {
         let framed = *name == http::header::TRANSFER_ENCODING
             || *name == http::header::CONNECTION
@@ -110,7 +135,9 @@ pub async fn write_head<S: AsyncWrite + Unpin>(
         }
     }
     match framing {
-        Framing::Length(length) => head.extend_from_slice(format!("content-length: {length}\r\n").as_bytes()),
+        Framing::Length(length) => {
+            head.extend_from_slice(format!("content-length: {length}\r\n").as_bytes())
+        }
         Framing::Chunked => head.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         Framing::None => {}
     }
@@ -119,7 +146,10 @@ pub async fn write_head<S: AsyncWrite + Unpin>(
 }
 
 /// Writes one chunk of a chunked body.
-pub async fn write_chunk<S: AsyncWrite + Unpin>(stream: &mut S, content: &[u8]) -> std::io::Result<()> {
+pub async fn write_chunk<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    content: &[u8],
+) -> std::io::Result<()> {
     if content.is_empty() {
         // An empty chunk would be the end.
         return Ok(());

@@ -13,6 +13,7 @@
 mod attributes;
 mod conditions;
 mod files;
+mod objects;
 mod requests;
 mod server;
 mod service;
