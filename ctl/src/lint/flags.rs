@@ -137,16 +137,8 @@ fn check_flag(
     source: Source,
     known: &BTreeMap<&str, bool>,
 ) -> Option<Finding> {
-    let finding = |severity, message: String, help: Option<String>| {
-        Some(Finding {
-            severity,
-            file: String::new(),
-            line: None,
-            path: Some(flag.path.clone()),
-            message,
-            help,
-        })
-    };
+    let finding =
+        |severity, message, help| Some(Finding::in_field(severity, &flag.path, message, help));
     // etcd reads flags with Go's own package, to which one dash and two are the same.
     if flag.short && binary != "etcd" && flag.name.chars().count() > 1 {
         let help = Some(format!("write --{}", flag.name));

@@ -9,7 +9,7 @@ mod scalars;
 mod scan;
 mod secret_paths;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp};
@@ -20,6 +20,7 @@ use shared::check::yaml::parse_document;
 
 use crate::render::{RenderInput, canonical, render_texts};
 use scan::{Scan, Style, scan};
+use secret_paths::SecretPaths;
 
 /// A certificate that lives no longer than this is worth a warning.
 const EXPIRY_WARNING: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -80,6 +81,20 @@ impl fmt::Display for Finding {
     }
 }
 
+impl Finding {
+    /// One about a field; the file and line are filled in by who knows the manifest.
+    fn in_field(severity: Severity, path: &str, message: String, help: Option<String>) -> Self {
+        Self {
+            severity,
+            file: String::new(),
+            line: None,
+            path: Some(path.to_owned()),
+            message,
+            help,
+        }
+    }
+}
+
 /// Everything that is wrong with one group, by file and line; empty when nothing is.
 ///
 /// `now` is the time at which certificates must be valid.
@@ -98,7 +113,7 @@ pub fn lint(input: &RenderInput, now: Timestamp) -> Vec<Finding> {
         .collect();
     let every_template_rendered = findings.is_empty();
     let mut pods = Vec::new();
-    let mut mounted = BTreeSet::new();
+    let mut secrets = SecretPaths::new(input);
     for (name, text) in &texts {
         let mut manifest = Manifest {
             name,
@@ -107,7 +122,7 @@ pub fn lint(input: &RenderInput, now: Timestamp) -> Vec<Finding> {
             findings: Vec::new(),
         };
         manifest.check_text(text);
-        if let Some(pod) = manifest.check_pod(text, input, &mut mounted) {
+        if let Some(pod) = manifest.check_pod(text, &mut secrets) {
             pods.push((name.clone(), pod));
         }
         findings.append(&mut manifest.findings);
@@ -126,7 +141,7 @@ pub fn lint(input: &RenderInput, now: Timestamp) -> Vec<Finding> {
     }));
     // With a template or a pod missing, what it mounts is not known.
     if every_template_rendered && pods.len() == texts.len() {
-        findings.extend(secret_paths::check_unused(input, &mounted));
+        findings.extend(secrets.check_unused());
     }
     findings.extend(check_secrets(input, now));
     findings.sort_by(|a, b| {
@@ -211,12 +226,7 @@ impl Manifest<'_> {
     }
 
     /// What kubelet and the binaries would say; the summary when kubelet takes it.
-    fn check_pod(
-        &mut self,
-        text: &str,
-        input: &RenderInput,
-        mounted: &mut BTreeSet<String>,
-    ) -> Option<PodSummary> {
+    fn check_pod(&mut self, text: &str, secrets: &mut SecretPaths<'_>) -> Option<PodSummary> {
         let (value, bytes) = match parse_document(text.as_bytes())
             .and_then(|value| Ok((canonical(&value)?, value)))
         {
@@ -233,10 +243,10 @@ impl Manifest<'_> {
             }
         };
         self.add(flags::check(&value));
-        self.add(secret_paths::check_flag_files(&value, input));
+        self.add(secrets.check_flag_files(&value));
         match check_manifest(self.name, &bytes) {
             Ok(pod) => {
-                self.add(secret_paths::check_host_paths(&pod, input, mounted));
+                self.add(secrets.check_mounts(&pod));
                 Some(pod)
             }
             Err(problems) => {

@@ -56,8 +56,9 @@ pub fn render_texts(input: &RenderInput) -> (BTreeMap<String, String>, Vec<Rende
         });
         return (texts, failures);
     };
+    let digests = secret_dirs(input);
     for (name, source) in templates {
-        match Template::new(input, name, source).render() {
+        match Template::new(input, &digests, name, source).render() {
             Ok(text) => {
                 texts.insert(manifest_name(name), text);
             }

@@ -26,8 +26,8 @@ pub struct SecretsError {
 
 /// Reads `<working_dir>/secrets/<group>/`; no such directory means no secrets.
 ///
-/// A pod is a directory, a secret a regular file in it. Its mode on the node is its mode here without write and execute
-/// permission for anyone but the owner's write; it must lie between 0400 and 0644.
+/// A pod is a directory, a secret a regular file in it. Its mode here, which must lie between 0400 and 0644, is its mode
+/// on the node.
 ///
 /// # Errors
 /// All mistakes at once: symlinks, special files, directories within a pod's, names that are not UTF-8 or start with a

@@ -8,7 +8,6 @@ use minijinja::value::{Serde, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
 use shared::check::secret_dir::secret_dir_path;
 
-use super::engine::secret_dirs;
 use super::{RenderFailure, RenderInput};
 
 /// After so many failures in one template the rest is left for the next run.
@@ -32,7 +31,13 @@ pub(super) struct Template<'a> {
 type MissingPods = Arc<Mutex<BTreeSet<String>>>;
 
 impl<'a> Template<'a> {
-    pub(super) fn new(input: &RenderInput, name: &str, source: &'a str) -> Self {
+    /// `digests` are those of the group's secret directories.
+    pub(super) fn new(
+        input: &RenderInput,
+        digests: &BTreeMap<String, String>,
+        name: &str,
+        source: &'a str,
+    ) -> Self {
         let mut values: BTreeMap<String, Value> = BTreeMap::new();
         if let Some(object) = input.values.as_object() {
             values.extend(
@@ -64,7 +69,7 @@ impl<'a> Template<'a> {
         });
         environment.add_function(
             "secret_dir",
-            secret_dir_function(input, missing_pods.clone()),
+            secret_dir_function(&input.group, digests, missing_pods.clone()),
         );
         Self {
             file: format!("{}/{name}", input.group),
@@ -195,11 +200,12 @@ impl<'a> Template<'a> {
 
 /// `secret_dir(pod)`: the path of the pod's secret directory on a node.
 fn secret_dir_function(
-    input: &RenderInput,
+    group: &str,
+    digests: &BTreeMap<String, String>,
     missing: MissingPods,
 ) -> impl Fn(String) -> Result<String, Error> + Send + Sync + 'static {
-    let group = input.group.clone();
-    let digests = secret_dirs(input);
+    let group = group.to_owned();
+    let digests = digests.clone();
     move |pod: String| {
         if let Some(digest) = digests.get(&pod) {
             return Ok(secret_dir_path(&pod, digest));
