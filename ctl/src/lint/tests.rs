@@ -193,7 +193,8 @@ fn a_secret_directory_that_is_not_there_is_an_error() {
         "/etc/kubernetes/secrets/a",
         "/etc/kubernetes/secrets",
     ] {
-        let found = with_secrets(&mounting(path, "Directory"), &[]);
+        let mut found = with_secrets(&mounting(path, "Directory"), &["a"]);
+        found.retain(|finding| !finding.contains("no manifest mounts"));
         assert!(
             found.len() == 1
                 && found[0].contains("spec.volumes[0].hostPath: there is no secret directory"),
