@@ -105,7 +105,10 @@ pub async fn publish(
         let mut listed = vec![sealed.target.clone()];
         listed.extend(good.as_ref().map(relist).transpose()?);
         bar.set_message("uploading");
-        match uploader.upload(number, Some(&sealed.object), &listed).await? {
+        match uploader
+            .upload(number, Some(&sealed.object), &listed)
+            .await?
+        {
             upload::Uploaded::Done => {
                 bar.inc(STEPS - 2);
                 return Ok(Publication::Released {
@@ -131,7 +134,9 @@ pub async fn refresh(
 ) -> anyhow::Result<Publication> {
     let published = read_published(context, keyring, group).await?;
     let current = published.current().ok_or_else(|| {
-        mistake(format!("group {group} has no release yet, so nothing to renew: publish first"))
+        mistake(format!(
+            "group {group} has no release yet, so nothing to renew: publish first"
+        ))
     })?;
     keyring.check_against(current)?;
     if force {

@@ -60,7 +60,11 @@ pub async fn read_published(
     keyring: &Keyring,
     group: &GroupName,
 ) -> anyhow::Result<Published> {
-    let directory = context.workspace.state_directory().join("published").join(group.as_str());
+    let directory = context
+        .workspace
+        .state_directory()
+        .join("published")
+        .join(group.as_str());
     let keys = keyring.group(group)?;
     let root = keys.roots.last().context("the keyring has no root")?;
     let trust = TrustStore::open(&directory.join("trust"), root.as_bytes())?;
@@ -70,7 +74,15 @@ pub async fn read_published(
             .with_newest_root(keys.roots.len() as u64)
     };
     let (metadata, targets) = (metadata_url()?, targets_url()?);
-    let load = || refresh(&trust, transport(), metadata.clone(), targets.clone(), &directory);
+    let load = || {
+        refresh(
+            &trust,
+            transport(),
+            metadata.clone(),
+            targets.clone(),
+            &directory,
+        )
+    };
     let mut loaded = load().await;
     if loaded.is_err() && reads.forget() {
         // A kept document that is damaged must not look like a damaged bucket.
@@ -152,7 +164,11 @@ impl Published {
                 r.snapshot().signed.version,
                 r.timestamp().signed.version,
             ];
-            versions.into_iter().map(std::num::NonZeroU64::get).max().unwrap_or(0)
+            versions
+                .into_iter()
+                .map(std::num::NonZeroU64::get)
+                .max()
+                .unwrap_or(0)
         });
         ReleaseNumber::new(last.saturating_add(1))
             .unwrap_or(ReleaseNumber::from(std::num::NonZeroU64::MIN))

@@ -13,8 +13,8 @@ use shared::store::{
     Backoff, ETag, Fetched, ObjectStore, PutCondition, StoreError, StoreErrorKind, keys,
     put_immutable, with_retries,
 };
-use shared::trust::sign::{Lives, ListedTarget, SignedDocuments, Versions, sign_documents};
-use shared::trust::{StoreTransport, Trusted, TrustStore, metadata_url, refresh, targets_url};
+use shared::trust::sign::{ListedTarget, Lives, SignedDocuments, Versions, sign_documents};
+use shared::trust::{StoreTransport, TrustStore, Trusted, metadata_url, refresh, targets_url};
 
 use super::Published;
 use crate::context::Context;
@@ -176,7 +176,8 @@ impl<'a> Uploader<'a> {
         let Err(error) = put else { return Ok(()) };
         // The write may have happened and its answer been lost: what lies there now decides.
         let limit = limits::METADATA_BYTES;
-        let there = with_retries(Backoff::INTERACTIVE, || self.store().get(&key, limit, None)).await;
+        let there =
+            with_retries(Backoff::INTERACTIVE, || self.store().get(&key, limit, None)).await;
         match there {
             Ok(Fetched::Object { bytes: there, .. }) if there == *bytes => Ok(()),
             Ok(_) if error.kind == StoreErrorKind::Conflict => Err(self.race().await.into()),
@@ -191,7 +192,12 @@ impl<'a> Uploader<'a> {
         let winner = match self.winner().await {
             Ok(trusted) => trusted.current().map(|r| {
                 let c = &r.custom;
-                format!("release {} by {} at {:.0}", r.release(), c.published_by, c.published_at)
+                format!(
+                    "release {} by {} at {:.0}",
+                    r.release(),
+                    c.published_by,
+                    c.published_at
+                )
             }),
             Err(e) => Some(format!("it could not be read ({e})")),
         };
@@ -205,8 +211,17 @@ impl<'a> Uploader<'a> {
         let directory = tempfile::tempdir()?;
         let root = self.keys.roots.last().context("no root")?;
         let trust = TrustStore::open(&directory.path().join("trust"), root.as_bytes())?;
-        let transport =
-            StoreTransport::new(Arc::clone(&self.context.store), format!("groups/{}", self.group));
-        Ok(refresh(&trust, transport, metadata_url()?, targets_url()?, directory.path()).await?)
+        let transport = StoreTransport::new(
+            Arc::clone(&self.context.store),
+            format!("groups/{}", self.group),
+        );
+        Ok(refresh(
+            &trust,
+            transport,
+            metadata_url()?,
+            targets_url()?,
+            directory.path(),
+        )
+        .await?)
     }
 }

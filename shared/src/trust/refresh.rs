@@ -107,7 +107,7 @@ where
     let before = lay_out(store, work.path()).map_err(TrustError::Store)?;
 
     let recorder = Recorder::new(transport, metadata_base.clone());
-    let loaded = RepositoryLoader::new(&root, metadata_base, targets_base)
+    let loading = RepositoryLoader::new(&root, metadata_base, targets_base)
         .transport(recorder.clone())
         .limits(Limits {
             max_root_size: limits::METADATA_BYTES,
@@ -118,8 +118,9 @@ where
         })
         .datastore(work.path())
         .expiration_enforcement(ExpirationEnforcement::Safe)
-        .load()
-        .await;
+        .load();
+    // Boxed: tough's future is tens of kilobytes, and every caller's would be.
+    let loaded = Box::pin(loading).await;
 
     adopt(store, work.path(), &before, &recorder).map_err(TrustError::Store)?;
     let repository = loaded.map_err(|e| TrustError::Refresh(Box::new(e)))?;
