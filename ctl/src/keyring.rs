@@ -90,7 +90,11 @@ impl Keyring {
 /// # Errors
 /// A store that fails, or a keyring that cannot be opened.
 pub async fn read(context: &Context) -> anyhow::Result<Option<Keyring>> {
-    let fetch = || context.store.get(keys::KEYRING, limits::KEYRING_BYTES, None);
+    let fetch = || {
+        context
+            .store
+            .get(keys::KEYRING, limits::KEYRING_BYTES, None)
+    };
     let (bytes, etag) = match with_retries(Backoff::INTERACTIVE, fetch).await {
         Ok(Fetched::Object { bytes, etag }) => (bytes, etag),
         Ok(Fetched::NotModified) => bail!("the store answered 304 to a plain read"),
@@ -126,7 +130,11 @@ pub async fn read_or_create(context: &Context) -> anyhow::Result<Keyring> {
             .workspace
             .groups
             .iter()
-            .filter(|g| found.as_ref().is_none_or(|k| !k.content.groups.contains_key(*g)))
+            .filter(|g| {
+                found
+                    .as_ref()
+                    .is_none_or(|k| !k.content.groups.contains_key(*g))
+            })
             .collect();
         let (mut content, version, condition) = match found {
             Some(keyring) if missing.is_empty() => return Ok(keyring),
@@ -165,7 +173,10 @@ async fn write(
         .await
         .context("cannot encrypt the keyring")?;
     let sha256 = Sha256Digest::of(&bytes);
-    match store.put(keys::KEYRING, Bytes::from(bytes), condition).await {
+    match store
+        .put(keys::KEYRING, Bytes::from(bytes), condition)
+        .await
+    {
         Ok(etag) => Ok(Some(Keyring {
             content: content.clone(),
             mark: KeyringMark { version, sha256 },

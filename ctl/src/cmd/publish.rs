@@ -52,7 +52,9 @@ pub(super) fn said(group: &str, done: &Publication) -> String {
             release,
             files,
             bytes,
-        } => format!("{group}: published release {release} ({files} files, {bytes} bytes encrypted)"),
+        } => {
+            format!("{group}: published release {release} ({files} files, {bytes} bytes encrypted)")
+        }
         Publication::Unchanged { release } => {
             format!("{group}: nothing differs from release {release}; nothing was published")
         }

@@ -93,7 +93,9 @@ pub async fn refresh(
 ) -> anyhow::Result<Publication> {
     let published = read_published(context, keyring, group).await?;
     let current = published.current().ok_or_else(|| {
-        mistake(format!("group {group} has no release yet, so nothing to renew: publish first"))
+        mistake(format!(
+            "group {group} has no release yet, so nothing to renew: publish first"
+        ))
     })?;
     keyring.check_against(current)?;
     if force {

@@ -167,7 +167,11 @@ impl Published {
                 r.snapshot().signed.version,
                 r.timestamp().signed.version,
             ];
-            versions.into_iter().map(std::num::NonZeroU64::get).max().unwrap_or(0)
+            versions
+                .into_iter()
+                .map(std::num::NonZeroU64::get)
+                .max()
+                .unwrap_or(0)
         });
         ReleaseNumber::new(last.saturating_add(1))
             .unwrap_or(ReleaseNumber::from(std::num::NonZeroU64::MIN))

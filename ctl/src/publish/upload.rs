@@ -231,7 +231,12 @@ impl<'a> Uploader<'a> {
         let winner = match self.winner().await {
             Ok(trusted) => trusted.current().map(|r| {
                 let c = &r.custom;
-                format!("release {} by {} at {:.0}", r.release(), c.published_by, c.published_at)
+                format!(
+                    "release {} by {} at {:.0}",
+                    r.release(),
+                    c.published_by,
+                    c.published_at
+                )
             }),
             Err(e) => Some(format!("it could not be read ({e})")),
         };

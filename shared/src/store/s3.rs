@@ -302,11 +302,11 @@ impl ObjectStore for S3Store {
             .set_if_none_match(absent)
             .set_if_match(matches)
             .body(ByteStream::from(bytes));
-        within(limit, "put", key, async {
+        let sent = Box::pin(async {
             let answer = request.send().await.map_err(|e| failed("put", key, e))?;
             Ok(ETag::new(answer.e_tag().unwrap_or_default()))
-        })
-        .await
+        });
+        within(limit, "put", key, sent).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {

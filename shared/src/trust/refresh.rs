@@ -136,7 +136,7 @@ where
     let before = lay_out(store, work.path()).map_err(TrustError::Store)?;
 
     let recorder = Recorder::new(transport, metadata_base.clone());
-    let loaded = RepositoryLoader::new(&root, metadata_base, targets_base)
+    let loading = RepositoryLoader::new(&root, metadata_base, targets_base)
         .transport(recorder.clone())
         .limits(Limits {
             max_root_size: limits::METADATA_BYTES,

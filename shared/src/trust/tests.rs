@@ -48,6 +48,16 @@ impl MemoryStore {
     }
 }
 
+/// A refresh only reads.
+fn unused(operation: &'static str, key: &str) -> StoreError {
+    StoreError {
+        operation,
+        key: key.to_owned(),
+        kind: StoreErrorKind::Other,
+        source: None,
+    }
+}
+
 #[async_trait]
 impl ObjectStore for MemoryStore {
     async fn get(&self, key: &str, _: u64, _: Option<&ETag>) -> Result<Fetched, StoreError> {
@@ -69,16 +79,16 @@ impl ObjectStore for MemoryStore {
         }
     }
 
-    async fn put(&self, _: &str, _: Bytes, _: PutCondition) -> Result<ETag, StoreError> {
-        unreachable!()
+    async fn put(&self, key: &str, _: Bytes, _: PutCondition) -> Result<ETag, StoreError> {
+        Err(unused("put", key))
     }
 
-    async fn list(&self, _: &str) -> Result<Vec<String>, StoreError> {
-        unreachable!()
+    async fn list(&self, key: &str) -> Result<Vec<String>, StoreError> {
+        Err(unused("list", key))
     }
 
-    async fn delete(&self, _: &str) -> Result<(), StoreError> {
-        unreachable!()
+    async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        Err(unused("delete", key))
     }
 
     fn server_time(&self) -> Option<ServerTime> {
