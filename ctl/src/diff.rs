@@ -158,7 +158,10 @@ fn redacted(text: &str) -> String {
     let mut shown = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         shown.push_str(SECRETS_ROOT);
-        let pod_ends = part.get(1..).and_then(|rest| rest.find('/')).map(|at| at + 2);
+        let pod_ends = part
+            .get(1..)
+            .and_then(|rest| rest.find('/'))
+            .map(|at| at + 2);
         let (pod, rest) = part.split_at(pod_ends.unwrap_or(0));
         let digest = rest.bytes().take_while(u8::is_ascii_hexdigit).count();
         shown.push_str(pod);
@@ -180,11 +183,16 @@ mod tests {
     fn digests_of_secrets_are_not_shown() {
         let manifest = |digest: &str, image: &str| {
             let path = format!("{SECRETS_ROOT}/etcd/{digest}");
-            format!("image: {image}\npath: \"{path}\"\nmount: {SECRETS_ROOT}\nkey: {SECRETS_ROOT}/tls.key\n")
+            format!(
+                "image: {image}\npath: \"{path}\"\nmount: {SECRETS_ROOT}\nkey: {SECRETS_ROOT}/tls.key\n"
+            )
         };
         let (a, b) = ("0a".repeat(32), "1b".repeat(32));
         let text = shown(&manifest(&a, "one"), &manifest(&b, "two"));
-        assert!(text.contains("-image: one") && text.contains("+image: two"), "{text}");
+        assert!(
+            text.contains("-image: one") && text.contains("+image: two"),
+            "{text}"
+        );
         assert!(text.contains("/etcd/<digest>\""), "{text}");
         assert!(!text.contains(&a) && !text.contains(&b), "{text}");
         let text = shown(&manifest(&a, "one"), &manifest(&b, "one"));

@@ -193,7 +193,10 @@ async fn holds_releases(context: &Context) -> anyhow::Result<bool> {
     for group in &context.workspace.groups {
         let prefix = keys::metadata_prefix(group);
         let listed = with_retries(Backoff::INTERACTIVE, || context.store.list(&prefix)).await;
-        if !listed.with_context(|| format!("cannot list {prefix}"))?.is_empty() {
+        if !listed
+            .with_context(|| format!("cannot list {prefix}"))?
+            .is_empty()
+        {
             return Ok(true);
         }
     }

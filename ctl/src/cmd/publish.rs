@@ -29,7 +29,9 @@ impl PublishArgs {
         let choices = Choices {
             allow_empty: self.allow_empty,
         };
-        let plans = plan(&context, &groups, choices).await.context("nothing was published")?;
+        let plans = plan(&context, &groups, choices)
+            .await
+            .context("nothing was published")?;
         for warning in &plans.warnings {
             output::note(warning.to_string());
         }

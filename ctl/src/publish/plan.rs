@@ -59,8 +59,7 @@ pub async fn plan(
     };
     for group in groups {
         let keys = plans.keyring.group(group)?;
-        let (content, warnings) =
-            prepare(&context.workspace, group, Some(keys), Timestamp::now())?;
+        let (content, warnings) = prepare(&context.workspace, group, Some(keys), Timestamp::now())?;
         let planned = Planned::new(context, &plans.keyring, group, content, choices)
             .await
             .with_context(|| format!("group {group} cannot be published"))?;
@@ -153,7 +152,10 @@ impl Planned {
             listed.extend(good.as_ref().map(relist).transpose()?);
             bar.set_message("uploading");
             bar.set_position(2);
-            match uploader.upload(number, Some(&sealed.object), &listed).await? {
+            match uploader
+                .upload(number, Some(&sealed.object), &listed)
+                .await?
+            {
                 Uploaded::Done => {
                     bar.inc(1);
                     return Ok(Publication::Released {

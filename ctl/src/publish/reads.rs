@@ -65,7 +65,9 @@ pub(super) fn keep_only(kept: &Path, documents: &[(String, &Bytes)]) {
 
 /// A document that can't be kept is read again next time.
 fn keep(path: &Path, bytes: &[u8]) {
-    let made = path.parent().is_some_and(|p| std::fs::create_dir_all(p).is_ok());
+    let made = path
+        .parent()
+        .is_some_and(|p| std::fs::create_dir_all(p).is_ok());
     let written = durable::write_file(path, bytes, Attributes::mode(0o600));
     if !made || written.is_err() {
         tracing::debug!(path = %path.display(), "metadata was not kept");

@@ -85,7 +85,14 @@ pub async fn read_published(
     let (metadata, targets) = (metadata_url()?, targets_url()?);
     let load = || {
         let (metadata, targets) = (metadata.clone(), targets.clone());
-        refresh_with(&trust, transport(), metadata, targets, &directory, Expiration::Ignore)
+        refresh_with(
+            &trust,
+            transport(),
+            metadata,
+            targets,
+            &directory,
+            Expiration::Ignore,
+        )
     };
     let mut loaded = load().await;
     if loaded.is_err() && reads.forget() {

@@ -13,7 +13,7 @@ use shared::store::{
     Backoff, ETag, Fetched, ObjectStore, PutCondition, StoreError, StoreErrorKind, keys,
     put_immutable, with_retries,
 };
-use shared::trust::sign::{Lives, ListedTarget, SignedDocuments, Versions, sign_documents};
+use shared::trust::sign::{ListedTarget, Lives, SignedDocuments, Versions, sign_documents};
 use shared::trust::{
     Expiration, StoreTransport, TrustStore, Trusted, metadata_url, refresh_with, targets_url,
 };
@@ -250,10 +250,20 @@ impl<'a> Uploader<'a> {
         let directory = tempfile::tempdir()?;
         let root = self.keys.roots.last().context("no root")?;
         let trust = TrustStore::open(&directory.path().join("trust"), root.as_bytes())?;
-        let transport =
-            StoreTransport::new(Arc::clone(&self.context.store), format!("groups/{}", self.group));
+        let transport = StoreTransport::new(
+            Arc::clone(&self.context.store),
+            format!("groups/{}", self.group),
+        );
         let (metadata, targets) = (metadata_url()?, targets_url()?);
         let work = directory.path();
-        Ok(refresh_with(&trust, transport, metadata, targets, work, Expiration::Ignore).await?)
+        Ok(refresh_with(
+            &trust,
+            transport,
+            metadata,
+            targets,
+            work,
+            Expiration::Ignore,
+        )
+        .await?)
     }
 }

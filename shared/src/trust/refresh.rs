@@ -102,8 +102,15 @@ pub async fn refresh<T>(
 where
     T: Transport + Clone + 'static,
 {
-    let policy = Expiration::Enforce;
-    refresh_with(store, transport, metadata_base, targets_base, work_directory, policy).await
+    refresh_with(
+        store,
+        transport,
+        metadata_base,
+        targets_base,
+        work_directory,
+        Expiration::Enforce,
+    )
+    .await
 }
 
 /// Updates the trust store from a repository and gives its targets.
@@ -150,8 +157,9 @@ where
             Expiration::Enforce => ExpirationEnforcement::Safe,
             Expiration::Ignore => ExpirationEnforcement::Unsafe,
         })
-        .load()
-        .await;
+        .load();
+    // Boxed: tough's future is tens of kilobytes, and every caller's would be.
+    let loaded = Box::pin(loading).await;
 
     adopt(store, work.path(), &before, &recorder).map_err(TrustError::Store)?;
     let repository = loaded.map_err(|e| TrustError::Refresh(Box::new(e)))?;

@@ -149,7 +149,8 @@ impl Fixture {
     }
 
     async fn refresh_to_sign_again(&self) -> Result<Trusted, TrustError> {
-        let transport = StoreTransport::new(Arc::<MemoryStore>::clone(&self.bucket), "groups/secure");
+        let transport =
+            StoreTransport::new(Arc::<MemoryStore>::clone(&self.bucket), "groups/secure");
         let (m, t) = (metadata_url().unwrap(), targets_url().unwrap());
         let (store, work) = (self.store(), self.dir.path());
         refresh_with(&store, transport, m, t, work, Expiration::Ignore).await
