@@ -1,1 +1,14 @@
-//! What a file must be before a node may write it: pods and certificates.
+//! What is checked before a byte of a release is written: by the agent on the node, and by `platformctl lint` long before.
+//!
+//! `manifest` and `set` hold kubelet's own rules for static pods (`references` and `pod` are parts of them), `yaml`
+//! reads exactly one document, `certificate` looks at PEM files, and `secret_dir` names a pod's secret directory.
+//! Every check reports all that it finds, not the first.
+
+pub mod certificate;
+pub mod manifest;
+mod pod;
+mod private_key;
+mod references;
+pub mod secret_dir;
+pub mod set;
+pub mod yaml;

@@ -1,0 +1,422 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+/// A pod that passes; `edit` breaks it.
+fn edited(edit: impl FnOnce(&mut Value)) -> Result<PodSummary, Vec<ManifestProblem>> {
+    let mut pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "etcd", "namespace": "kube-system"},
+        "spec": {
+            "hostNetwork": true,
+            "terminationGracePeriodSeconds": 45,
+            "containers": [{
+                "name": "etcd",
+                "image": "etcd:1",
+                "ports": [{"containerPort": 2379}],
+                "volumeMounts": [{"name": "data", "mountPath": "/var/lib/etcd"}],
+            }],
+            "volumes": [{"name": "data", "hostPath": {"path": "/var/lib/etcd", "type": "Directory"}}],
+        },
+    });
+    edit(&mut pod);
+    check_manifest("etcd.yaml", pod.to_string().as_bytes())
+}
+
+fn broken(edit: impl FnOnce(&mut Value)) -> Vec<String> {
+    edited(edit)
+        .unwrap_err()
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+/// Replaces one value and says what is then reported.
+fn with(pointer: &str, value: Value) -> Vec<String> {
+    broken(|pod| {
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        pod.pointer_mut(parent).unwrap()[key] = value;
+    })
+}
+
+#[test]
+fn a_good_pod_is_summarised() {
+    let summary = edited(|_| {}).unwrap();
+    assert_eq!(
+        (summary.namespace.as_str(), summary.name.as_str()),
+        ("kube-system", "etcd")
+    );
+    assert_eq!(
+        summary.host_ports,
+        BTreeSet::from([("TCP".to_owned(), 2379)])
+    );
+    assert_eq!(summary.termination_grace_seconds, 45);
+    assert_eq!(
+        summary.host_paths,
+        [HostPath {
+            field: "spec.volumes[0].hostPath".to_owned(),
+            volume: "data".to_owned(),
+            path: "/var/lib/etcd".to_owned(),
+            kind: Some("Directory".to_owned()),
+        }]
+    );
+}
+
+#[test]
+fn an_empty_namespace_is_the_default_one_and_grace_is_30() {
+    let summary = edited(|pod| {
+        pod["metadata"].as_object_mut().unwrap().remove("namespace");
+        pod["spec"]
+            .as_object_mut()
+            .unwrap()
+            .remove("terminationGracePeriodSeconds");
+        pod["spec"]["hostNetwork"] = json!(false);
+    })
+    .unwrap();
+    assert_eq!(
+        (
+            summary.namespace.as_str(),
+            summary.termination_grace_seconds
+        ),
+        ("default", 30)
+    );
+    assert!(summary.host_ports.is_empty());
+}
+
+#[test]
+fn only_one_v1_pod_is_taken() {
+    for text in [
+        "",
+        "[]",
+        "a: 1",
+        "apiVersion: v1\nkind: PodList\nitems: []",
+        "apiVersion: apps/v1\nkind: Pod",
+        "{",
+        "a: 1\n---\nb: 1",
+    ] {
+        let found = check_manifest("a.yaml", text.as_bytes()).unwrap_err();
+        assert_eq!(found.len(), 1, "{text}: {found:?}");
+    }
+}
+
+#[test]
+fn a_manifest_over_10_mib_is_refused_unread() {
+    let found = check_manifest("a.yaml", &vec![b'#'; MAX_MANIFEST_BYTES + 1]).unwrap_err();
+    assert!(found[0].message.contains("10 MiB"));
+}
+
+#[test]
+fn file_names_that_tools_make_are_refused() {
+    for name in [
+        ".etcd.yaml",
+        "etcd.yaml~",
+        "etcd.yaml.bak",
+        "etcd",
+        "Etcd.yaml",
+        "a/b.yaml",
+        ".yaml",
+        "é.yaml",
+        "",
+    ] {
+        let mut problems = Problems::default();
+        check_file_name(name, &mut problems);
+        assert_eq!(problems.0.len(), 1, "{name}");
+    }
+    let mut problems = Problems::default();
+    check_file_name("kube-apiserver.yaml", &mut problems);
+    assert!(problems.0.is_empty());
+}
+
+#[test]
+fn every_reference_to_an_api_object_is_refused() {
+    let volume = |kind: &str, value: Value| json!([{"name": "data", kind: value}]);
+    let container = "/spec/containers/0";
+    let cases = [
+        (
+            "/spec/serviceAccountName".to_owned(),
+            json!("default"),
+            "spec.serviceAccountName",
+        ),
+        (
+            "/spec/imagePullSecrets".to_owned(),
+            json!([{"name": "x"}]),
+            "spec.imagePullSecrets",
+        ),
+        (
+            "/spec/resourceClaims".to_owned(),
+            json!([{"name": "x", "resourceClaimName": "y"}]),
+            "spec.resourceClaims",
+        ),
+        (
+            "/spec/volumes".to_owned(),
+            volume("secret", json!({"secretName": "x"})),
+            "spec.volumes[0].secret",
+        ),
+        (
+            "/spec/volumes".to_owned(),
+            volume("configMap", json!({"name": "x"})),
+            "spec.volumes[0].configMap",
+        ),
+        (
+            "/spec/volumes".to_owned(),
+            volume("csi", json!({"driver": "x"})),
+            "spec.volumes[0].csi",
+        ),
+        (
+            "/spec/volumes".to_owned(),
+            volume("persistentVolumeClaim", json!({"claimName": "x"})),
+            "spec.volumes[0].persistentVolumeClaim",
+        ),
+        (
+            "/spec/volumes".to_owned(),
+            volume("ephemeral", json!({})),
+            "spec.volumes[0].ephemeral",
+        ),
+        (
+            "/spec/volumes".to_owned(),
+            volume(
+                "cephfs",
+                json!({"monitors": [], "secretRef": {"name": "x"}}),
+            ),
+            "spec.volumes[0].cephfs.secretRef",
+        ),
+        (
+            "/spec/volumes".to_owned(),
+            volume(
+                "projected",
+                json!({"sources": [{"serviceAccountToken": {"path": "x"}}]}),
+            ),
+            "spec.volumes[0].projected.sources[0].serviceAccountToken",
+        ),
+        (
+            "/spec/volumes".to_owned(),
+            volume(
+                "projected",
+                json!({"sources": [{"clusterTrustBundle": {"path": "x"}}]}),
+            ),
+            "spec.volumes[0].projected.sources[0].clusterTrustBundle",
+        ),
+        (
+            format!("{container}/env"),
+            json!([{"name": "A", "valueFrom": {"secretKeyRef": {"name": "x", "key": "y"}}}]),
+            "spec.containers[0].env[0].valueFrom.secretKeyRef",
+        ),
+        (
+            format!("{container}/env"),
+            json!([{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "x", "key": "y"}}}]),
+            "spec.containers[0].env[0].valueFrom.configMapKeyRef",
+        ),
+        (
+            format!("{container}/envFrom"),
+            json!([{"configMapRef": {"name": "x"}}, {"secretRef": {"name": "x"}}]),
+            "spec.containers[0].envFrom[0].configMapRef",
+        ),
+    ];
+    for (pointer, value, path) in cases {
+        let found = with(&pointer, value);
+        assert!(
+            found
+                .iter()
+                .any(|p| p.starts_with(&format!("{path}: static pods may not refer"))),
+            "{path}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn the_downward_api_is_no_reference() {
+    let node_name =
+        json!([{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]);
+    assert!(edited(|pod| pod["spec"]["containers"][0]["env"] = node_name).is_ok());
+}
+
+#[test]
+fn unknown_fields_are_named_by_path_all_at_once() {
+    let found = broken(|pod| {
+        pod["spec"]["hostNetworks"] = json!(true);
+        pod["spec"]["containers"][0]["ports"][0]["hostport"] = json!(1);
+    });
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(
+        found
+            .iter()
+            .any(|p| p.starts_with("spec.hostNetworks: unknown field"))
+    );
+    assert!(
+        found
+            .iter()
+            .any(|p| p.starts_with("spec.containers[0].ports[0].hostport: unknown field"))
+    );
+}
+
+#[test]
+fn a_wrong_type_is_named_by_path() {
+    let found = with(
+        "/spec/containers/0/ports",
+        json!([{"containerPort": "http"}]),
+    );
+    assert!(
+        found[0].contains("spec.containers[0].ports[0].containerPort"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn each_rule_has_a_pod_that_breaks_it() {
+    let cases = [
+        ("/metadata/name", json!(""), "metadata.name"),
+        ("/metadata/name", json!("Etcd_1"), "metadata.name"),
+        ("/metadata/namespace", json!("a.b"), "metadata.namespace"),
+        (
+            "/metadata/annotations",
+            json!({"kubernetes.io/config.mirror": "x"}),
+            "metadata.annotations",
+        ),
+        ("/spec/containers", json!([]), "spec.containers"),
+        ("/spec/restartPolicy", json!("always"), "spec.restartPolicy"),
+        (
+            "/spec/terminationGracePeriodSeconds",
+            json!(-1),
+            "spec.terminationGracePeriodSeconds",
+        ),
+        (
+            "/spec/containers/0/image",
+            json!(""),
+            "spec.containers[0].image",
+        ),
+        (
+            "/spec/containers/0/image",
+            json!("a b"),
+            "spec.containers[0].image",
+        ),
+        (
+            "/spec/containers/0/name",
+            json!("A"),
+            "spec.containers[0].name",
+        ),
+        (
+            "/spec/containers/0/imagePullPolicy",
+            json!("Sometimes"),
+            "spec.containers[0].imagePullPolicy",
+        ),
+        (
+            "/spec/containers/0/ports",
+            json!([{"containerPort": 0}]),
+            "spec.containers[0].ports[0].containerPort",
+        ),
+        (
+            "/spec/containers/0/ports",
+            json!([{"containerPort": 70000}]),
+            "spec.containers[0].ports[0].containerPort",
+        ),
+        (
+            "/spec/containers/0/ports",
+            json!([{"containerPort": 1, "hostPort": 2}]),
+            "spec.containers[0].ports[0].hostPort",
+        ),
+        (
+            "/spec/containers/0/ports",
+            json!([{"containerPort": 1}, {"containerPort": 1}]),
+            "spec.containers[0].ports[1]",
+        ),
+        (
+            "/spec/containers/0/ports",
+            json!([{"containerPort": 1, "protocol": "tcp"}]),
+            "spec.containers[0].ports[0].protocol",
+        ),
+        (
+            "/spec/containers/0/volumeMounts",
+            json!([{"name": "nope", "mountPath": "/x"}]),
+            "spec.containers[0].volumeMounts[0].name",
+        ),
+        (
+            "/spec/containers/0/volumeMounts",
+            json!([{"name": "data", "mountPath": "/x"}, {"name": "data", "mountPath": "/x"}]),
+            "spec.containers[0].volumeMounts[1].mountPath",
+        ),
+        (
+            "/spec/volumes/0/hostPath",
+            json!({"path": "relative"}),
+            "spec.volumes[0].hostPath.path",
+        ),
+        (
+            "/spec/volumes/0/hostPath",
+            json!({"path": "/a/../b"}),
+            "spec.volumes[0].hostPath.path",
+        ),
+        (
+            "/spec/volumes/0/hostPath",
+            json!({"path": "/a", "type": "Dir"}),
+            "spec.volumes[0].hostPath.type",
+        ),
+        (
+            "/spec/volumes/0/name",
+            json!("Data"),
+            "spec.volumes[0].name",
+        ),
+    ];
+    for (pointer, value, path) in cases {
+        let found = broken(|pod| {
+            let (parent, key) = pointer.rsplit_once('/').unwrap();
+            let parent = pod.pointer_mut(parent).unwrap();
+            parent[key] = value.clone();
+        });
+        assert!(
+            found.iter().any(|p| p.starts_with(&format!("{path}: "))),
+            "{pointer} {value}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn two_containers_of_one_name_are_refused() {
+    let found = broken(|pod| {
+        let one = pod["spec"]["containers"][0].clone();
+        pod["spec"]["initContainers"] = json!([one]);
+    });
+    assert_eq!(
+        found,
+        ["spec.containers[0].name: two containers are named \"etcd\""]
+    );
+}
+
+#[test]
+fn a_sidecars_ports_count_and_an_init_containers_do_not() {
+    let init = |policy: Value| {
+        edited(|pod| {
+            pod["spec"]["initContainers"] = json!([{"name": "i", "image": "i", "restartPolicy": policy, "ports": [{"containerPort": 1}]}]);
+        })
+        .unwrap()
+        .host_ports
+        .len()
+    };
+    assert_eq!((init(json!("Always")), init(Value::Null)), (2, 1));
+}
+
+#[test]
+fn all_problems_come_at_once() {
+    let found = broken(|pod| {
+        pod["metadata"]["name"] = json!("A");
+        pod["spec"]["serviceAccountName"] = json!("x");
+        pod["spec"]["unknown"] = json!(1);
+        pod["spec"]["containers"][0]["image"] = json!("");
+    });
+    assert_eq!(found.len(), 4, "{found:?}");
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(check_manifest("a.yaml", &bytes).is_err());
+    }
+
+    #[test]
+    fn no_value_anywhere_makes_it_panic(
+        pointer in "(/metadata|/metadata/name|/spec|/spec/containers|/spec/containers/0|/spec/containers/0/ports/0/containerPort|/spec/volumes|/spec/volumes/0/hostPath|/spec/hostNetwork)",
+        value in prop_oneof![Just(Value::Null), any::<i64>().prop_map(Value::from), ".{0,10}".prop_map(Value::from), Just(json!([])), Just(json!([{}])), Just(json!({}))],
+    ) {
+        let _ = edited(|pod| *pod.pointer_mut(&pointer).unwrap() = value);
+    }
+}

@@ -1,0 +1,177 @@
+//! The secret directory of a pod: its files, their digest, and the path a manifest names.
+//!
+//! A pod's secrets lie in one immutable directory whose name is the digest of all of them. So the pod's manifest
+//! changes, and the pod restarts, exactly when one of its secrets does.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+/// Where the secret directories of all pods lie on a node: `<SECRETS_ROOT>/<pod>/<digest>`.
+pub const SECRETS_ROOT: &str = "/etc/kubernetes/secrets";
+
+/// Separates this digest from every other SHA-256 in the platform, and from a later framing.
+const DIGEST_DOMAIN: &[u8] = b"platform secret directory v1\0";
+
+/// Bytes that never show in a log, an error or a `Debug`, and that are wiped when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretBytes(Zeroizing<Vec<u8>>);
+
+impl SecretBytes {
+    /// Takes over `bytes`; the caller keeps no copy.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// The bytes themselves. Each call is a place where a secret can leak: keep them few.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not even the length: it tells a key's type.
+        f.write_str("SecretBytes(redacted)")
+    }
+}
+
+/// One file of a secret directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretFile {
+    /// What the file holds.
+    pub bytes: SecretBytes,
+    /// Permission bits, such as `0o600`.
+    pub mode: u32,
+}
+
+/// The digest that names a secret directory: lower-case hex SHA-256 over names, modes and contents.
+///
+/// Every variable part is preceded by its length and the whole by the number of files, so two different directories
+/// can't give one byte string. The order is the map's, which is by name.
+pub fn secret_dir_digest<B: AsRef<[u8]>>(files: &BTreeMap<String, (u32, B)>) -> String {
+    let mut hash = Sha256::new();
+    hash.update(DIGEST_DOMAIN);
+    hash.update(length(files.len()));
+    for (name, (mode, bytes)) in files {
+        hash.update(length(name.len()));
+        hash.update(name.as_bytes());
+        hash.update(mode.to_be_bytes());
+        hash.update(length(bytes.as_ref().len()));
+        hash.update(bytes.as_ref());
+    }
+    hex::encode(hash.finalize())
+}
+
+/// [`secret_dir_digest`] of files in memory.
+pub fn digest_of(files: &BTreeMap<String, SecretFile>) -> String {
+    let borrowed: BTreeMap<String, (u32, &[u8])> = files
+        .iter()
+        .map(|(name, file)| (name.clone(), (file.mode, file.bytes.expose())))
+        .collect();
+    secret_dir_digest(&borrowed)
+}
+
+/// The absolute path of a secret directory on a node.
+pub fn secret_dir_path(pod: &str, digest: &str) -> String {
+    format!("{SECRETS_ROOT}/{pod}/{digest}")
+}
+
+/// The pod and digest that a path under [`SECRETS_ROOT`] names; `None` for any other path.
+pub fn parse_secret_dir_path(path: &str) -> Option<(&str, &str)> {
+    let rest = path.strip_prefix(SECRETS_ROOT)?.strip_prefix('/')?;
+    let (pod, digest) = rest.split_once('/')?;
+    let digest = digest.strip_suffix('/').unwrap_or(digest);
+    let is_digest = digest.len() == 64
+        && digest
+            .bytes()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    (is_digest && !pod.is_empty()).then_some((pod, digest))
+}
+
+fn length(n: usize) -> [u8; 8] {
+    // usize is at most 64 bits on every platform Rust has.
+    (n as u64).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Files = BTreeMap<String, (u32, Vec<u8>)>;
+
+    fn files(entries: &[(&str, u32, &[u8])]) -> Files {
+        entries
+            .iter()
+            .map(|(n, m, b)| ((*n).to_owned(), (*m, b.to_vec())))
+            .collect()
+    }
+
+    #[test]
+    fn the_framing_is_part_of_the_contract() {
+        // Changing this value restarts every pod of every cluster: do it only with a new domain string.
+        assert_eq!(
+            secret_dir_digest(&files(&[("a", 0o600, b"x")])),
+            "131a405305ed9a08a8510148466961c04c5deeb726d00b549c0ef9ef693d56d3"
+        );
+    }
+
+    #[test]
+    fn bytes_cannot_move_between_name_and_content() {
+        let one = secret_dir_digest(&files(&[("ab", 0o600, b"c")]));
+        let two = secret_dir_digest(&files(&[("a", 0o600, b"bc")]));
+        assert_ne!(one, two);
+    }
+
+    #[test]
+    fn a_mode_counts() {
+        assert_ne!(
+            secret_dir_digest(&files(&[("a", 0o600, b"x")])),
+            secret_dir_digest(&files(&[("a", 0o400, b"x")]))
+        );
+    }
+
+    #[test]
+    fn paths_round_trip_and_strangers_do_not_parse() {
+        let digest = secret_dir_digest(&files(&[]));
+        let path = secret_dir_path("etcd", &digest);
+        assert_eq!(
+            parse_secret_dir_path(&path),
+            Some(("etcd", digest.as_str()))
+        );
+        assert_eq!(
+            parse_secret_dir_path("/etc/kubernetes/secrets/etcd/latest"),
+            None
+        );
+        assert_eq!(parse_secret_dir_path("/etc/kubernetes/secretsX/etcd"), None);
+    }
+
+    #[test]
+    fn debug_shows_nothing() {
+        let shown = format!(
+            "{:?}",
+            SecretFile {
+                bytes: SecretBytes::new(b"hunter2".to_vec()),
+                mode: 0o600
+            }
+        );
+        assert!(
+            !shown.contains("hunter2") && !shown.contains("104"),
+            "{shown}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn different_directories_have_different_digests(
+            a in proptest::collection::btree_map("[a-c]{1,3}", (0o400u32..0o402, proptest::collection::vec(0u8..3, 0..4)), 0..4),
+            b in proptest::collection::btree_map("[a-c]{1,3}", (0o400u32..0o402, proptest::collection::vec(0u8..3, 0..4)), 0..4),
+        ) {
+            prop_assert_eq!(a == b, secret_dir_digest(&a) == secret_dir_digest(&b));
+        }
+    }
+}
