@@ -7,3 +7,5 @@
         reason = "what a test writes need not survive a power cut"
     )
 )]
+
+pub mod disk;
