@@ -14,6 +14,14 @@
 //! It knows no command line, no kubelet directory and no Terraform. `docs/protocol.md` numbers the steps that the
 //! comments here cite as `§n`.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "what a test writes need not survive a power cut"
+    )
+)]
+
 pub mod bundle;
 pub mod check;
 pub mod digest;

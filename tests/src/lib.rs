@@ -1,4 +1,6 @@
 //! What the end-to-end tests share: a model of kubelet's file source, a faulty proxy, and process helpers.
 
+pub mod faulty_proxy;
 pub mod kubelet;
 pub mod writer;
+pub mod tools;

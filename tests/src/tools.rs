@@ -1,0 +1,41 @@
+//! Programs from outside the workspace that a test drives; `tests/setup.sh` installs them.
+
+use std::env;
+use std::iter;
+use std::path::{Path, PathBuf};
+
+/// The program `name`, from the tests' Python environment or the `PATH`; `None` means: return from the test.
+///
+/// A missing program is said on standard error, so that a skipped test is seen.
+///
+/// # Panics
+///
+/// Where `PLATFORM_REQUIRE_TOOLS=1` (as in CI) a missing program fails the test instead of skipping it.
+#[must_use]
+pub fn find(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = iter::once(python_environment().join("bin"))
+        .chain(env::split_paths(&path))
+        .map(|directory| directory.join(name))
+        .find(|file| file.is_file());
+    if found.is_none() {
+        let required = env::var_os("PLATFORM_REQUIRE_TOOLS").is_some_and(|value| value == "1");
+        assert!(
+            !required,
+            "{name} is not installed, and PLATFORM_REQUIRE_TOOLS=1: run tests/setup.sh"
+        );
+        eprintln!("!!! SKIPPED: {name} is not installed: run tests/setup.sh");
+    }
+    found
+}
+
+/// Where the tests' Python environment is: what the Makefile says, or else the place that `tests/setup.sh` uses by default.
+fn python_environment() -> PathBuf {
+    if let Some(named) = env::var_os("PLATFORM_TOOLS") {
+        return named.into();
+    }
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| workspace.join("target"), |target| workspace.join(target))
+        .join("tools/venv")
+}
