@@ -1,7 +1,8 @@
 //! platformctl: renders, signs, encrypts and publishes releases, and shows what the nodes made of them.
 //!
 //! `env` reads an environment, `render` makes the files of a release from templates, `lint` checks them offline,
-//! `publish` signs and uploads, `dev` is the embedded default; `cmd` holds one file a verb.
+//! `release` puts them together, `keyring` holds the operator's secrets, `publish` signs and uploads, `status` reads
+//! what nodes report, `dev` is the embedded default. `cmd` holds one file a verb, `output` writes to the terminal.
 
 #![cfg_attr(
     test,
@@ -11,7 +12,16 @@
     )
 )]
 
+pub mod cmd;
+pub mod context;
 pub mod dev;
+pub mod diff;
 pub mod env;
+pub mod exit;
+pub mod keyring;
 pub mod lint;
+pub mod output;
+pub mod publish;
+pub mod release;
 pub mod render;
+pub mod status;

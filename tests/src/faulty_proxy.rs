@@ -4,6 +4,7 @@
 //! (`Host` among them) and body through unchanged, so the signature holds at the store. Nothing is random: what a rule
 //! matches gets its fault each time until [`FaultyProxy::clear`] or a newer rule.
 
+mod answer;
 mod wire;
 
 #[cfg(test)]
@@ -13,28 +14,20 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use http::header::DATE;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use jiff::fmt::rfc2822;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-use wire::{Framing, RawRequest, RequestReader, write_chunk, write_head};
-
-/// One piece of an endless body.
-const ENDLESS_PIECE: &[u8] = &[b'A'; 16 * 1024];
-
-/// How often a slow body gets its next bytes, unless a single byte takes longer.
-const SLOW_TICK: Duration = Duration::from_millis(100);
+use answer::{After, Answer, s3_error, send};
+use wire::{RawRequest, RequestReader};
 
 /// What goes wrong with a request. Faults of the body leave an answer without a body (HEAD, 204, 304) as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -261,20 +254,6 @@ impl Drop for FaultyProxy {
     }
 }
 
-/// Whether the connection takes another request after an answer.
-#[derive(Debug, Default, PartialEq, Eq)]
-enum After {
-    Next,
-    #[default]
-    Close,
-}
-
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Bytes,
-}
-
 #[derive(Clone)]
 struct Proxy {
     state: Arc<Mutex<State>>,
@@ -421,115 +400,4 @@ fn percent_decoded(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&decoded).into_owned()
-}
-
-fn s3_error(status: StatusCode, code: &str) -> Answer {
-    let body = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>fault set on the proxy</Message></Error>"
-    );
-    let mut headers = HeaderMap::new();
-    headers.insert(
-        http::header::CONTENT_TYPE,
-        HeaderValue::from_static("application/xml"),
-    );
-    let date = rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&jiff::Timestamp::now());
-    if let Some(date) = date.ok().and_then(|date| HeaderValue::from_str(&date).ok()) {
-        headers.insert(DATE, date);
-    }
-    Answer {
-        status,
-        headers,
-        body: body.into(),
-    }
-}
-
-/// Sends an answer with a fault of its body or its headers.
-async fn send(
-    stream: &mut TcpStream,
-    method: &Method,
-    mut answer: Answer,
-    fault: Option<Fault>,
-) -> anyhow::Result<After> {
-    if let Some(Fault::DateSkew(seconds)) = fault {
-        skew_date(&mut answer.headers, seconds)?;
-    }
-    let (status, headers) = (answer.status, &answer.headers);
-    if *method == Method::HEAD
-        || status == StatusCode::NO_CONTENT
-        || status == StatusCode::NOT_MODIFIED
-    {
-        write_head(stream, status, headers, Framing::None).await?;
-        return Ok(After::Next);
-    }
-    let mut body = answer.body.to_vec();
-    let length = Framing::Length(body.len() as u64);
-    match fault {
-        Some(Fault::TruncateBody(at)) => {
-            write_head(stream, status, headers, length).await?;
-            stream.write_all(&body[..at.min(body.len())]).await?;
-            return Ok(After::Close);
-        }
-        Some(Fault::EndlessBody) => {
-            write_head(stream, status, headers, Framing::Chunked).await?;
-            write_chunk(stream, &body).await?;
-            loop {
-                write_chunk(stream, ENDLESS_PIECE).await?;
-            }
-        }
-        Some(Fault::EndlessBodyWithLength) => {
-            write_head(stream, status, headers, Framing::Length(1 << 60)).await?;
-            stream.write_all(&body).await?;
-            loop {
-                stream.write_all(ENDLESS_PIECE).await?;
-            }
-        }
-        Some(Fault::SlowBody { bytes_per_second }) => {
-            write_head(stream, status, headers, length).await?;
-            let (piece, tick) = pace(bytes_per_second);
-            for piece in body.chunks(piece) {
-                tokio::time::sleep(tick).await;
-                stream.write_all(piece).await?;
-            }
-            return Ok(After::Next);
-        }
-        Some(Fault::FlipByte(at)) => {
-            let last = body.len().saturating_sub(1);
-            if let Some(byte) = body.get_mut(at.min(last)) {
-                *byte ^= 1;
-            }
-        }
-        // The others are done, or are not about the body.
-        Some(
-            Fault::Status(..)
-            | Fault::Reset
-            | Fault::Timeout
-            | Fault::LostAnswer
-            | Fault::DateSkew(_),
-        )
-        | None => {}
-    }
-    write_head(stream, status, headers, length).await?;
-    stream.write_all(&body).await?;
-    Ok(After::Next)
-}
-
-/// How many bytes to send how often for a pace.
-fn pace(bytes_per_second: u32) -> (usize, Duration) {
-    let bytes_per_second = bytes_per_second.max(1);
-    if bytes_per_second < 10 {
-        (1, Duration::from_secs(1) / bytes_per_second)
-    } else {
-        (bytes_per_second as usize / 10, SLOW_TICK)
-    }
-}
-
-fn skew_date(headers: &mut HeaderMap, seconds: i64) -> anyhow::Result<()> {
-    let date = headers
-        .get(DATE)
-        .context("the store's answer has no Date")?
-        .to_str()?;
-    let date = rfc2822::parse(date)?.timestamp() + jiff::SignedDuration::from_secs(seconds);
-    let date = rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&date)?;
-    headers.insert(DATE, HeaderValue::from_str(&date)?);
-    Ok(())
 }

@@ -2,5 +2,5 @@
 
 pub mod faulty_proxy;
 pub mod kubelet;
-pub mod writer;
 pub mod tools;
+pub mod writer;

@@ -1,1 +1,299 @@
-//! Offline checks of rendered manifests.
+//! Offline checks of a group's manifests and secrets: all that is wrong, before anything is signed.
+//!
+//! The rules of kubelet and of certificates are `shared::check`, the same code that the agent runs before its first
+//! write. What only a person can mend is added here: `scan` and `scalars` look at the text as it was written, `flags`
+//! at command lines, `secret_paths` at what pods mount.
+
+mod flags;
+mod scalars;
+mod scan;
+mod secret_paths;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use jiff::{SignedDuration, Timestamp};
+use shared::check::certificate::check_pem_files;
+use shared::check::manifest::{PodSummary, check_manifest};
+use shared::check::set::check_set;
+use shared::check::yaml::parse_document;
+
+use crate::render::{RenderInput, canonical, render_texts};
+use scan::{Scan, Style, scan};
+use secret_paths::SecretPaths;
+
+/// A certificate that lives no longer than this is worth a warning.
+const EXPIRY_WARNING: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// Characters that end a line in YAML 1.1 and not in 1.2.
+const OTHER_LINE_ENDS: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Nothing is published with it.
+    Error,
+    /// Worth a look.
+    Warning,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        })
+    }
+}
+
+/// One thing that lint found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// A template (`secure/etcd.yaml.j2`), what it renders to (`secure/etcd.yaml`), or a secret
+    /// (`secrets/secure/etcd/ca.crt`).
+    pub file: String,
+    /// Line in that file, from 1.
+    pub line: Option<usize>,
+    /// Path of the field, such as `spec.containers[0].image`.
+    pub path: Option<String>,
+    /// What is wrong; never a secret's content.
+    pub message: String,
+    /// What to do about it, where that can be said.
+    pub help: Option<String>,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.severity, self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if let Some(path) = &self.path {
+            write!(f, ": {path}")?;
+        }
+        write!(f, ": {}", self.message)?;
+        if let Some(help) = &self.help {
+            write!(f, "\n  help: {help}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Finding {
+    /// One about a field; the file and line are filled in by who knows the manifest.
+    fn in_field(severity: Severity, path: &str, message: String, help: Option<String>) -> Self {
+        Self {
+            severity,
+            file: String::new(),
+            line: None,
+            path: Some(path.to_owned()),
+            message,
+            help,
+        }
+    }
+}
+
+/// Everything that is wrong with one group, by file and line; empty when nothing is.
+///
+/// `now` is the time at which certificates must be valid.
+pub fn lint(input: &RenderInput, now: Timestamp) -> Vec<Finding> {
+    let (texts, failures) = render_texts(input);
+    let mut findings: Vec<Finding> = failures
+        .into_iter()
+        .map(|failure| Finding {
+            severity: Severity::Error,
+            file: failure.file,
+            line: failure.line,
+            path: failure.path,
+            message: failure.message,
+            help: failure.help,
+        })
+        .collect();
+    let every_template_rendered = findings.is_empty();
+    let mut pods = Vec::new();
+    let mut secrets = SecretPaths::new(input);
+    for (name, text) in &texts {
+        let mut manifest = Manifest {
+            name,
+            file: format!("{}/{name}", input.group),
+            scan: scan(text),
+            findings: Vec::new(),
+        };
+        manifest.check_text(text);
+        if let Some(pod) = manifest.check_pod(text, &mut secrets) {
+            pods.push((name.clone(), pod));
+        }
+        findings.append(&mut manifest.findings);
+    }
+    findings.extend(check_set(&pods).into_iter().map(|problem| Finding {
+        severity: Severity::Error,
+        file: format!(
+            "{}/{}",
+            input.group,
+            problem.files().last().copied().unwrap_or_default()
+        ),
+        line: None,
+        path: None,
+        message: problem.to_string(),
+        help: None,
+    }));
+    // With a template or a pod missing, what it mounts is not known.
+    if every_template_rendered && pods.len() == texts.len() {
+        findings.extend(secrets.check_unused());
+    }
+    findings.extend(check_secrets(input, now));
+    findings.sort_by(|a, b| {
+        (&a.file, a.line, &a.path, &a.message).cmp(&(&b.file, b.line, &b.path, &b.message))
+    });
+    findings
+}
+
+/// One rendered manifest and what was found in it so far.
+struct Manifest<'a> {
+    name: &'a str,
+    file: String,
+    scan: Scan,
+    findings: Vec<Finding>,
+}
+
+impl Manifest<'_> {
+    fn error(
+        &mut self,
+        line: Option<usize>,
+        path: Option<String>,
+        message: String,
+        help: Option<String>,
+    ) {
+        let line = line.or_else(|| path.as_deref().and_then(|path| self.scan.line_of(path)));
+        self.findings.push(Finding {
+            severity: Severity::Error,
+            file: self.file.clone(),
+            line,
+            path,
+            message,
+            help,
+        });
+    }
+
+    /// Takes findings that name only a field of this manifest.
+    fn add(&mut self, findings: Vec<Finding>) {
+        for finding in findings {
+            let line = finding
+                .path
+                .as_deref()
+                .and_then(|path| self.scan.line_of(path));
+            self.findings.push(Finding {
+                file: self.file.clone(),
+                line,
+                ..finding
+            });
+        }
+    }
+
+    /// What can be seen only before the text is parsed.
+    fn check_text(&mut self, text: &str) {
+        for duplicate in self.scan.duplicates.clone() {
+            let message = format!("the key is already on line {}", duplicate.first_line);
+            self.error(Some(duplicate.line), Some(duplicate.path), message, None);
+        }
+        for scalar in self.scan.scalars.clone() {
+            if scalar.style == Style::Plain
+                && !scalar.tagged
+                && let Some(why) = scalars::ambiguity(&scalar.text)
+            {
+                let message = format!("unquoted `{}` is {why}", scalar.text);
+                let help = Some(format!(
+                    "write \"{}\" if it is a string, else the plain form",
+                    scalar.text
+                ));
+                self.error(Some(scalar.line), Some(scalar.path), message, help);
+            }
+        }
+        for (index, line) in text.lines().enumerate() {
+            if line.contains(OTHER_LINE_ENDS) {
+                let message =
+                    "holds a character that ends a line in YAML 1.1 and not in 1.2".to_owned();
+                self.error(
+                    Some(index + 1),
+                    None,
+                    message,
+                    Some("escape it in double quotes".to_owned()),
+                );
+            }
+        }
+    }
+
+    /// What kubelet and the binaries would say; the summary when kubelet takes it.
+    fn check_pod(&mut self, text: &str, secrets: &mut SecretPaths<'_>) -> Option<PodSummary> {
+        let (value, bytes) = match parse_document(text.as_bytes())
+            .and_then(|value| Ok((canonical(&value)?, value)))
+        {
+            Ok((bytes, value)) => (value, bytes),
+            Err(problems) => {
+                let already_told = !self.scan.duplicates.is_empty();
+                for problem in problems {
+                    // The parser stops at the first duplicate; all of them are reported above.
+                    if !(already_told && problem.message.contains("duplicate entry")) {
+                        self.error(problem.line, problem.path, problem.message, None);
+                    }
+                }
+                return None;
+            }
+        };
+        self.add(flags::check(&value));
+        self.add(secrets.check_flag_files(&value));
+        match check_manifest(self.name, &bytes) {
+            Ok(pod) => {
+                self.add(secrets.check_mounts(&pod));
+                Some(pod)
+            }
+            Err(problems) => {
+                // Lines in the canonical bytes say nothing to the person who wrote the template.
+                for problem in problems {
+                    self.error(None, problem.path, problem.message, None);
+                }
+                None
+            }
+        }
+    }
+}
+
+fn check_secrets(input: &RenderInput, now: Timestamp) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (pod, files) in &input.secrets {
+        let dir = format!("secrets/{}/{pod}", input.group);
+        let bytes: BTreeMap<String, &[u8]> = files
+            .iter()
+            .map(|(name, file)| (name.clone(), file.bytes.expose()))
+            .collect();
+        let report = check_pem_files(&dir, &bytes, now);
+        let is_valid_now = report.problems.is_empty();
+        findings.extend(report.problems.into_iter().map(|problem| Finding {
+            severity: Severity::Error,
+            file: format!("{dir}/{}", problem.file),
+            line: None,
+            path: None,
+            message: problem.kind.to_string(),
+            help: None,
+        }));
+        if let Some(expiry) = report
+            .earliest_expiry
+            .filter(|at| is_valid_now && at.duration_since(now) < EXPIRY_WARNING)
+        {
+            findings.push(Finding {
+                severity: Severity::Warning,
+                file: dir,
+                line: None,
+                path: None,
+                message: format!("a certificate expires soon, at {expiry}"),
+                help: None,
+            });
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests;

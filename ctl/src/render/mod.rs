@@ -1,1 +1,88 @@
 //! From templates to the files of a release.
+//!
+//! `templates` finds them (embedded, or a working directory's own), `secrets` reads what the operator supplies,
+//! `engine` renders strictly, and `canonical` emits the one form that every YAML reader reads alike.
+//! The same input always gives the same bytes: nothing here looks at the clock, the environment or the network.
+
+mod canonical;
+mod engine;
+mod secrets;
+mod template;
+mod templates;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+pub use canonical::canonical;
+pub use engine::{render, render_texts, secret_dirs};
+pub use secrets::{MAX_SECRET_FILE_BYTES, Secrets, SecretsError, read_secrets};
+pub use templates::{EMBEDDED, TemplateSet, TemplatesError};
+
+/// All that rendering one group depends on.
+#[derive(Clone, Debug)]
+pub struct RenderInput {
+    /// The group, such as `secure`.
+    pub group: String,
+    /// The templates of all groups.
+    pub templates: TemplateSet,
+    /// The environment's facts, an object; `group` is added. Never a secret: rendered text is shown to people.
+    pub values: serde_json::Value,
+    /// What `secrets/<group>/` holds, a pod's files by name.
+    pub secrets: Secrets,
+}
+
+/// What rendering one group gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    /// Manifests in canonical form, by the file name they have on a node, such as `kube-apiserver.yaml`.
+    pub manifests: BTreeMap<String, Vec<u8>>,
+    /// The digest that names each pod's secret directory; a pod without files has none.
+    pub secret_dirs: BTreeMap<String, String>,
+}
+
+/// One thing that is wrong with a template or with what it rendered to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RenderFailure {
+    /// The template, such as `secure/etcd.yaml.j2`; or, when it rendered and the text is at fault, `secure/etcd.yaml`.
+    pub file: String,
+    /// Line in that file, from 1.
+    pub line: Option<usize>,
+    /// Path of the field, when the text rendered but can't be emitted.
+    pub path: Option<String>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it, where that can be said.
+    pub help: Option<String>,
+}
+
+impl fmt::Display for RenderFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if let Some(path) = &self.path {
+            write!(f, ": {path}")?;
+        }
+        write!(f, ": {}", self.message)?;
+        if let Some(help) = &self.help {
+            write!(f, " ({help})")?;
+        }
+        Ok(())
+    }
+}
+
+/// All failures of one rendering, at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RenderErrors(pub Vec<RenderFailure>);
+
+impl fmt::Display for RenderErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} problem(s) in the templates", self.0.len())?;
+        self.0
+            .iter()
+            .try_for_each(|failure| write!(f, "\n  {failure}"))
+    }
+}
+
+impl std::error::Error for RenderErrors {}

@@ -4,39 +4,16 @@
 //! changes, and the pod restarts, exactly when one of its secrets does.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
+
+pub use crate::secret::SecretBytes;
 
 /// Where the secret directories of all pods lie on a node: `<SECRETS_ROOT>/<pod>/<digest>`.
 pub const SECRETS_ROOT: &str = "/etc/kubernetes/secrets";
 
 /// Separates this digest from every other SHA-256 in the platform, and from a later framing.
 const DIGEST_DOMAIN: &[u8] = b"platform secret directory v1\0";
-
-/// Bytes that never show in a log, an error or a `Debug`, and that are wiped when dropped.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SecretBytes(Zeroizing<Vec<u8>>);
-
-impl SecretBytes {
-    /// Takes over `bytes`; the caller keeps no copy.
-    pub fn new(bytes: Vec<u8>) -> Self {
-        Self(Zeroizing::new(bytes))
-    }
-
-    /// The bytes themselves. Each call is a place where a secret can leak: keep them few.
-    pub fn expose(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for SecretBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not even the length: it tells a key's type.
-        f.write_str("SecretBytes(redacted)")
-    }
-}
 
 /// One file of a secret directory.
 #[derive(Clone, Debug, PartialEq, Eq)]

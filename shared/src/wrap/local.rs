@@ -57,6 +57,13 @@ impl LocalWrap {
         if path.exists() {
             return Ok(());
         }
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(|source| DurableError {
+                step: "make the directory of",
+                path: path.to_owned(),
+                source,
+            })?;
+        }
         let key = new_identity();
         let text = SecretText::new(format!("# platform local wrap key\n{}\n", key.expose()));
         durable::write_file(path, text.expose().as_bytes(), Attributes::mode(0o600))

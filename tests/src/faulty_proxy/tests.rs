@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use http::Response;
 use hyper::body::Incoming;
@@ -9,6 +10,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
+use http::header::DATE;
+
+use super::answer::{SLOW_TICK, pace};
 use super::*;
 
 const BODY: &[u8] = b"0123456789";

@@ -102,6 +102,18 @@ fn only_one_v1_pod_is_taken() {
 }
 
 #[test]
+fn another_kind_or_version_is_named() {
+    for (version, kind) in [("v1", "PodList"), ("apps/v1", "Pod"), ("v1", "ConfigMap")] {
+        let found = broken(|pod| {
+            pod["apiVersion"] = json!(version);
+            pod["kind"] = json!(kind);
+        });
+        let expected = format!("kubelet takes a v1 Pod from a file, not {version:?} {kind:?}");
+        assert_eq!(found, [expected]);
+    }
+}
+
+#[test]
 fn a_manifest_over_10_mib_is_refused_unread() {
     let found = check_manifest("a.yaml", &vec![b'#'; MAX_MANIFEST_BYTES + 1]).unwrap_err();
     assert!(found[0].message.contains("10 MiB"));

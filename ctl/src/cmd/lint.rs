@@ -1,0 +1,43 @@
+//! `platformctl lint`.
+
+use std::path::Path;
+
+use clap::Args;
+use jiff::Timestamp;
+
+use super::EnvironmentArg;
+use crate::context::Workspace;
+use crate::exit::{Outcome, mistake};
+use crate::lint::{Severity, lint};
+use crate::output;
+use crate::release::render_input;
+
+#[derive(Debug, Args)]
+pub(super) struct LintArgs {
+    #[command(flatten)]
+    environment: EnvironmentArg,
+    /// Only these groups.
+    groups: Vec<String>,
+}
+
+impl LintArgs {
+    pub(super) fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
+        let workspace = Workspace::open(directory, &self.environment.environment)?;
+        let mut errors = 0;
+        let mut warnings = 0;
+        for group in workspace.select(&self.groups)? {
+            for finding in lint(&render_input(&workspace, &group)?, Timestamp::now()) {
+                match finding.severity {
+                    Severity::Error => errors += 1,
+                    Severity::Warning => warnings += 1,
+                }
+                output::line(finding.to_string());
+            }
+        }
+        if errors > 0 {
+            return Err(mistake(format!("{errors} error(s), {warnings} warning(s)")));
+        }
+        output::line(format!("no errors, {warnings} warning(s)"));
+        Ok(Outcome::Done)
+    }
+}

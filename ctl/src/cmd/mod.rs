@@ -1,0 +1,100 @@
+//! The verbs, one file each.
+
+mod build;
+mod completions;
+mod dev;
+mod diff;
+mod init;
+mod lint;
+mod publish;
+mod refresh;
+mod status;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::exit::Outcome;
+
+/// Self-managed Kubernetes on AWS whose control plane is rolled out without kubectl.
+#[derive(Debug, Parser)]
+#[command(name = "platformctl", version, propagate_version = true)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 it differs (diff, status).")]
+pub struct Cli {
+    /// Where environments/, manifests/ and secrets/ are looked for.
+    #[arg(long, global = true, value_name = "DIR", default_value = ".")]
+    directory: PathBuf,
+    /// More of what happens, on standard error (RUST_LOG overrides).
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Write out a working directory: the environments' sample and the manifests' templates.
+    Init(init::InitArgs),
+    /// Render an environment's manifests into a directory.
+    Build(build::BuildArgs),
+    /// Check an environment's files offline, by kubelet's own rules.
+    Lint(lint::LintArgs),
+    /// Show what a publish would change; secrets are named, never shown.
+    Diff(diff::DiffArgs),
+    /// Sign, encrypt and upload what has changed; nodes adopt it at their next poll.
+    Publish(publish::PublishArgs),
+    /// Sign the published metadata again where a third of its life or less is left.
+    Refresh(refresh::RefreshArgs),
+    /// Show each node's release, phase, last error and the age of its report.
+    Status(status::StatusArgs),
+    /// The embedded default: a store and nodes on this machine.
+    Dev(dev::DevArgs),
+    /// Print a completion script for a shell.
+    Completions(completions::CompletionsArgs),
+}
+
+/// The environment a verb works on.
+#[derive(Debug, Clone, Args)]
+struct EnvironmentArg {
+    /// The environment: environments/NAME.tfvars.
+    #[arg(short = 'e', long = "environment", value_name = "NAME")]
+    environment: String,
+}
+
+impl Cli {
+    /// Whether more of what happens was asked for.
+    #[must_use]
+    pub fn is_verbose(&self) -> bool {
+        self.verbose
+    }
+
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// What the verb says; [`crate::exit::code_of`] knows the exit code.
+    pub async fn run(self) -> anyhow::Result<Outcome> {
+        let directory = self.directory;
+        match self.verb {
+            Verb::Init(args) => args.run(&directory),
+            Verb::Build(args) => args.run(&directory),
+            Verb::Lint(args) => args.run(&directory),
+            Verb::Diff(args) => args.run(&directory).await,
+            Verb::Publish(args) => args.run(&directory).await,
+            Verb::Refresh(args) => args.run(&directory).await,
+            Verb::Status(args) => args.run(&directory).await,
+            Verb::Dev(args) => args.run(&directory).await,
+            Verb::Completions(args) => Ok(args.run()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

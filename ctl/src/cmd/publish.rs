@@ -1,0 +1,71 @@
+//! `platformctl publish`.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use clap::Args;
+use jiff::Timestamp;
+
+use super::EnvironmentArg;
+use crate::context::Context;
+use crate::exit::Outcome;
+use crate::publish::{Choices, Publication, STEPS, publish};
+use crate::release::prepare;
+use crate::{keyring, output};
+
+#[derive(Debug, Args)]
+pub(super) struct PublishArgs {
+    #[command(flatten)]
+    environment: EnvironmentArg,
+    /// Only these groups; by default all, secure first.
+    groups: Vec<String>,
+    /// Publish even where a group would run nothing: its static pods will all stop.
+    #[arg(long)]
+    allow_empty: bool,
+}
+
+impl PublishArgs {
+    pub(super) async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
+        let context = Context::open(directory, &self.environment.environment).await?;
+        let groups = context.workspace.select(&self.groups)?;
+        // Everything is checked before anything is written: a mistake in the last group must not leave the first out.
+        for group in &groups {
+            prepare(&context.workspace, group, None, Timestamp::now())?;
+        }
+        let keyring = keyring::read_or_create(&context).await?;
+        for group in &groups {
+            let keys = keyring.group(group)?;
+            let (content, warnings) =
+                prepare(&context.workspace, group, Some(keys), Timestamp::now())?;
+            for warning in warnings {
+                output::note(warning.to_string());
+            }
+            let bar = output::progress(STEPS, group.as_str());
+            let choices = Choices {
+                allow_empty: self.allow_empty,
+            };
+            let done = publish(&context, &keyring, group, &content, choices, &bar).await;
+            bar.finish_and_clear();
+            let done = done.with_context(|| format!("group {group} was not published"))?;
+            output::line(said(group.as_str(), &done));
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+/// What a publication did, for a person.
+pub(super) fn said(group: &str, done: &Publication) -> String {
+    match done {
+        Publication::Released {
+            release,
+            files,
+            bytes,
+        } => format!("{group}: published release {release} ({files} files, {bytes} bytes encrypted)"),
+        Publication::Unchanged { release } => {
+            format!("{group}: nothing differs from release {release}; nothing was published")
+        }
+        Publication::Renewed { release, expires } => format!(
+            "{group}: nothing differs from release {release}; its signatures were renewed and expire at {expires:.0}"
+        ),
+    }
+}

@@ -1,0 +1,133 @@
+//! `platformctl status`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+use comfy_table::{Table, presets};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use shared::names::{GroupName, ReleaseNumber};
+
+use super::EnvironmentArg;
+use crate::context::Context;
+use crate::exit::{Outcome, mistake};
+use crate::output::{self, Format};
+use crate::publish::read_published;
+use crate::status::{NodeReport, read_group};
+use crate::keyring;
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    environment: EnvironmentArg,
+    /// Only these groups; by default all.
+    groups: Vec<String>,
+    /// How to show it.
+    #[arg(long, value_enum, default_value_t)]
+    output: Format,
+}
+
+struct GroupStatus {
+    group: GroupName,
+    published: Option<ReleaseNumber>,
+    good: Option<ReleaseNumber>,
+    expires: Option<Timestamp>,
+    nodes: Vec<NodeReport>,
+}
+
+impl StatusArgs {
+    pub(super) async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
+        let context = Context::open(directory, &self.environment.environment).await?;
+        let groups = context.workspace.select(&self.groups)?;
+        let keyring = keyring::read(&context).await?.ok_or_else(|| {
+            mistake("there is no keyring, so nothing is published yet: `platformctl publish` first")
+        })?;
+        let mut all = Vec::new();
+        for group in groups {
+            let published = read_published(&context, &keyring, &group).await?;
+            all.push(GroupStatus {
+                nodes: read_group(&context, keyring.group(&group)?, &group).await?,
+                published: published.current().map(shared::trust::ReleaseTarget::release),
+                good: published.good().map(shared::trust::ReleaseTarget::release),
+                expires: published.expires(),
+                group,
+            });
+        }
+        let now = Timestamp::now();
+        match self.output {
+            Format::Json => output::line(serde_json::to_string_pretty(&as_json(&all, now))?),
+            Format::Text => all.iter().for_each(|g| show(g, now)),
+        }
+        let differs = all
+            .iter()
+            .any(|g| g.nodes.iter().any(|n| n.objection(g.published, now).is_some()));
+        Ok(if differs { Outcome::Differs } else { Outcome::Done })
+    }
+}
+
+fn number(release: Option<ReleaseNumber>) -> String {
+    release.map_or_else(|| "-".to_owned(), |r| r.to_string())
+}
+
+fn show(group: &GroupStatus, now: Timestamp) {
+    let expires = group
+        .expires
+        .map_or_else(String::new, |t| format!(", signatures expire {t:.0}"));
+    output::line(format!(
+        "{}: published release {}, good {}{expires}",
+        group.group,
+        number(group.published),
+        number(group.good)
+    ));
+    if group.nodes.is_empty() {
+        output::line("  no node has reported yet");
+        return;
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(["  NODE", "RELEASE", "PHASE", "AGE", "SAYS"]);
+    for node in &group.nodes {
+        let (release, phase) = match &node.status {
+            Ok(s) => (number(s.release), s.phase.to_string()),
+            Err(_) => ("?".to_owned(), "?".to_owned()),
+        };
+        let age = node.age_seconds(now).map_or_else(
+            || "-".to_owned(),
+            |s| output::age(Duration::from_secs(s.unsigned_abs())),
+        );
+        table.add_row([
+            format!("  {}", node.node),
+            release,
+            phase,
+            age,
+            node.objection(group.published, now).unwrap_or_default(),
+        ]);
+    }
+    output::line(table.trim_fmt());
+}
+
+fn as_json(groups: &[GroupStatus], now: Timestamp) -> Value {
+    let group = |g: &GroupStatus| {
+        let nodes: Vec<Value> = g
+            .nodes
+            .iter()
+            .map(|n| {
+                json!({
+                    "node": n.node,
+                    "status": n.status.as_ref().ok(),
+                    "age_seconds": n.age_seconds(now),
+                    "objection": n.objection(g.published, now),
+                })
+            })
+            .collect();
+        json!({
+            "group": g.group,
+            "published": g.published,
+            "good": g.good,
+            "metadata_expires": g.expires,
+            "nodes": nodes,
+        })
+    };
+    Value::Array(groups.iter().map(group).collect())
+}

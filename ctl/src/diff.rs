@@ -1,0 +1,143 @@
+//! What a publish would change. Manifests are shown line by line; of every other file only that it differs, since it
+//! may be a secret and a digest of a short secret is as good as the secret.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use anyhow::{Context as _, anyhow};
+use shared::bundle::{FileEntry, Release, open, unpack};
+use shared::digest::Sha256Digest;
+use shared::limits;
+use shared::names::{EntryPath, Place, ReleaseNumber};
+use shared::store::{Backoff, Fetched, keys, with_retries};
+use shared::trust::ReleaseTarget;
+use shared::wrap::WrapContext;
+use similar::TextDiff;
+
+use crate::context::Context;
+use crate::release::Content;
+
+/// One file that differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    path: EntryPath,
+    kind: Kind,
+    /// A unified diff, for a manifest.
+    text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Added,
+    Removed,
+    Changed,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Added => "added",
+            Kind::Removed => "removed",
+            Kind::Changed => "changed",
+        };
+        write!(f, "  {kind} {}", self.path)?;
+        for line in self.text.lines() {
+            write!(f, "\n    {line}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Fetches and opens a published release, with every check that a node makes of it.
+///
+/// # Errors
+/// What could not be read, or what is not as it was signed.
+pub async fn published_release(
+    context: &Context,
+    target: &ReleaseTarget,
+) -> anyhow::Result<Release> {
+    let group = &target.custom.group;
+    let key = keys::target(group, &target.sha256, &target.name);
+    let fetch = || context.store.get(&key, target.length, None);
+    let Fetched::Object { bytes, .. } = with_retries(Backoff::INTERACTIVE, fetch).await? else {
+        return Err(anyhow!("the store answered 304 to a plain read of {key}"));
+    };
+    if Sha256Digest::of(&bytes) != target.sha256 {
+        return Err(anyhow!("{key} does not have the digest that was signed"));
+    }
+    let wrap_context = WrapContext {
+        environment: target.custom.environment.clone(),
+        group: group.to_string(),
+        release: target.release().get(),
+    };
+    let identity = context
+        .wrap
+        .unwrap(&target.custom.identity, &wrap_context)
+        .await?;
+    let packed = open(&bytes, &identity, limits::BUNDLE_BYTES)?;
+    let release = unpack(packed.expose()).with_context(|| format!("{key} is not a release"))?;
+    let name = &context.workspace.name;
+    let mismatches = release.index().mismatches(name, group, target.release());
+    match mismatches.first() {
+        Some(problem) => Err(anyhow!("{key}: {problem}")),
+        None => Ok(release),
+    }
+}
+
+/// The files in which the two differ, by path.
+///
+/// # Errors
+/// Content that breaks a limit.
+pub fn compare(published: Option<&Release>, content: &Content) -> anyhow::Result<Vec<Change>> {
+    let any = ReleaseNumber::from(std::num::NonZeroU64::MIN);
+    let next = content.number(any)?;
+    let files = |r: &Release| -> BTreeMap<EntryPath, FileEntry> {
+        r.index()
+            .files
+            .iter()
+            .map(|f| (f.path.clone(), f.clone()))
+            .collect()
+    };
+    let old = published.map(files).unwrap_or_default();
+    let new = files(&next);
+    let mut paths: Vec<&EntryPath> = old.keys().chain(new.keys()).collect();
+    paths.sort();
+    paths.dedup();
+    let changes = paths.into_iter().filter_map(|path| {
+        let kind = match (old.get(path), new.get(path)) {
+            (Some(a), Some(b)) if a == b => return None,
+            (Some(_), Some(_)) => Kind::Changed,
+            (None, _) => Kind::Added,
+            (_, None) => Kind::Removed,
+        };
+        let side = |r: Option<&Release>| text_of(r, path);
+        Some(Change {
+            path: path.clone(),
+            kind,
+            text: unified(&side(published), &side(Some(&next))),
+        })
+    });
+    Ok(changes.collect())
+}
+
+/// A manifest's text; nothing for any other file.
+fn text_of(release: Option<&Release>, path: &EntryPath) -> String {
+    if !matches!(path.place(), Place::Manifest(_)) {
+        return String::new();
+    }
+    release
+        .and_then(|r| r.bytes(path))
+        .map(|b| String::from_utf8_lossy(b.expose()).into_owned())
+        .unwrap_or_default()
+}
+
+fn unified(old: &str, new: &str) -> String {
+    // A whole new or removed manifest is named, not poured out.
+    if old.is_empty() || new.is_empty() {
+        return String::new();
+    }
+    TextDiff::from_lines(old, new)
+        .unified_diff()
+        .context_radius(2)
+        .to_string()
+}

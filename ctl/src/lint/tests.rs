@@ -1,0 +1,341 @@
+use serde_json::json;
+use shared::check::secret_dir::{SecretBytes, SecretFile};
+
+use super::*;
+use crate::render::{Secrets, TemplateSet};
+
+fn now() -> Timestamp {
+    "2026-06-01T00:00:00Z".parse().unwrap()
+}
+
+fn files(entries: &[(&str, &str)]) -> BTreeMap<String, SecretFile> {
+    let file = |text: &str| SecretFile {
+        bytes: SecretBytes::new(text.as_bytes().to_vec()),
+        mode: 0o600,
+    };
+    entries
+        .iter()
+        .map(|(name, text)| ((*name).to_owned(), file(text)))
+        .collect()
+}
+
+fn pod(name: &str, lines: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\nspec:\n  containers:\n    - name: main\n      image: x\n{lines}"
+    )
+}
+
+fn input(templates: &[(&str, String)], secrets: Secrets) -> RenderInput {
+    let mut set = TemplateSet::default();
+    for (name, source) in templates {
+        set.add("secure", name, source);
+    }
+    RenderInput {
+        group: "secure".to_owned(),
+        templates: set,
+        values: json!({"environment": "dev"}),
+        secrets,
+    }
+}
+
+fn shown(input: &RenderInput) -> Vec<String> {
+    lint(input, now()).iter().map(ToString::to_string).collect()
+}
+
+fn one(lines: &str) -> Vec<String> {
+    shown(&input(&[("a.yaml.j2", pod("a", lines))], Secrets::new()))
+}
+
+fn issue(from: i32, to: i32) -> String {
+    let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(from, 1, 1);
+    params.not_after = rcgen::date_time_ymd(to, 6, 15);
+    params
+        .self_signed(&rcgen::KeyPair::generate().unwrap())
+        .unwrap()
+        .pem()
+}
+
+#[test]
+fn a_clean_pod_gives_nothing() {
+    assert_eq!(one(""), [""; 0]);
+}
+
+#[test]
+fn template_failures_come_first_and_do_not_hide_the_rest() {
+    let found = shown(&input(
+        &[
+            ("a.yaml.j2", "a: {{ nope }}\n".to_owned()),
+            ("b.yaml.j2", pod("b", "      imagee: q\n")),
+        ],
+        Secrets::new(),
+    ));
+    assert_eq!(
+        found,
+        [
+            "error: secure/a.yaml.j2:1: `nope` is undefined",
+            "error: secure/b.yaml:9: spec.containers[0].imagee: unknown field; kubelet would ignore it silently",
+        ]
+    );
+}
+
+#[test]
+fn ambiguous_scalars_are_errors_with_their_line() {
+    let found = one(
+        "      env:\n        - {name: A, value: yes}\n        - {name: B, value: \"no\"}\n        - name: C\n          value: 017\n",
+    );
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(
+        found[0].starts_with(
+            "error: secure/a.yaml:10: spec.containers[0].env[0].value: unquoted `yes`"
+        ),
+        "{found:#?}"
+    );
+    assert!(
+        found[1].starts_with(
+            "error: secure/a.yaml:13: spec.containers[0].env[2].value: unquoted `017`"
+        ),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn other_line_ends_are_errors() {
+    let found = one("      workingDir: \"/a\u{2028}b\"\n");
+    assert!(
+        found[0].starts_with("error: secure/a.yaml:9: holds a character"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn every_duplicate_key_is_an_error_with_its_line_and_told_once() {
+    let found = one("      image: q\n      image: z\n");
+    assert_eq!(
+        found,
+        [
+            "error: secure/a.yaml:9: spec.containers[0].image: the key is already on line 8",
+            "error: secure/a.yaml:10: spec.containers[0].image: the key is already on line 8",
+        ]
+    );
+}
+
+#[test]
+fn text_that_is_no_yaml_is_an_error_with_its_line() {
+    let found = shown(&input(
+        &[("a.yaml.j2", "a: [\n".to_owned())],
+        Secrets::new(),
+    ));
+    assert!(
+        found.len() == 1 && found[0].starts_with("error: secure/a.yaml:2"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn kubelets_rules_come_with_the_line_of_the_field() {
+    let found = one("  serviceAccountName: x\n");
+    assert!(
+        found[0]
+            .starts_with("error: secure/a.yaml:9: spec.serviceAccountName: static pods may not"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn unknown_and_deprecated_flags_are_found() {
+    let found = one("      command: [kube-scheduler, --nope, --profiling=false]\n");
+    assert!(found[0].starts_with("error: secure/a.yaml:9: spec.containers[0].command[1]: kube-scheduler has no flag --nope"), "{found:#?}");
+    assert!(found[1].starts_with("warning: secure/a.yaml:9: spec.containers[0].command[2]: --profiling of kube-scheduler is deprecated"), "{found:#?}");
+}
+
+#[test]
+fn pods_are_checked_against_each_other() {
+    let found = shown(&input(
+        &[("a.yaml.j2", pod("x", "")), ("b.yaml.j2", pod("x", ""))],
+        Secrets::new(),
+    ));
+    assert_eq!(
+        found,
+        ["error: secure/b.yaml: pod default/x is in several files: a.yaml, b.yaml"]
+    );
+}
+
+fn mounting(path: &str, kind: &str) -> String {
+    format!(
+        "      command: [kube-scheduler, --config=/s/config, --kubeconfig=/other/x]\n      volumeMounts:\n        - {{name: s, mountPath: /s}}\n  volumes:\n    - name: s\n      hostPath:\n        path: {path}\n        type: {kind}\n"
+    )
+}
+
+fn with_secrets(lines: &str, pods: &[&str]) -> Vec<String> {
+    let secrets = pods
+        .iter()
+        .map(|pod| ((*pod).to_owned(), files(&[("config", "x")])))
+        .collect();
+    let mut found = shown(&input(&[("a.yaml.j2", pod("a", lines))], secrets));
+    found.retain(|finding| !finding.contains("deprecated"));
+    found
+}
+
+#[test]
+fn a_secret_directory_that_is_there_is_fine() {
+    assert_eq!(
+        with_secrets(&mounting("{{ secret_dir('a') }}", "Directory"), &["a"]),
+        [""; 0]
+    );
+}
+
+#[test]
+fn a_secret_directory_that_is_not_there_is_an_error() {
+    let path = format!("/etc/kubernetes/secrets/a/{}", "0".repeat(64));
+    for path in [
+        path.as_str(),
+        "/etc/kubernetes/secrets/a",
+        "/etc/kubernetes/secrets",
+    ] {
+        let mut found = with_secrets(&mounting(path, "Directory"), &["a"]);
+        found.retain(|finding| !finding.contains("no manifest mounts"));
+        assert!(
+            found.len() == 1
+                && found[0].contains("spec.volumes[0].hostPath: there is no secret directory"),
+            "{path}: {found:#?}"
+        );
+        assert!(
+            found[0].starts_with("error: secure/a.yaml:14"),
+            "{found:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_secret_directory_must_not_be_made_by_kubelet() {
+    let found = with_secrets(
+        &mounting("{{ secret_dir('a') }}", "DirectoryOrCreate"),
+        &["a"],
+    );
+    assert!(
+        found.len() == 1 && found[0].contains("must be mounted with type Directory"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn another_pods_secrets_and_unused_ones_are_warnings() {
+    let found = with_secrets(&mounting("{{ secret_dir('b') }}", "Directory"), &["a", "b"]);
+    assert!(
+        found[0].starts_with("warning: secrets/secure/a: no manifest mounts these files"),
+        "{found:#?}"
+    );
+    assert!(
+        found[1].starts_with(
+            "warning: secure/a.yaml:14: spec.volumes[0].hostPath: pod a mounts the secrets of b"
+        ),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn a_flag_that_names_a_missing_secret_file_is_an_error() {
+    let lines = mounting("{{ secret_dir('a') }}", "Directory")
+        .replace("--config=/s/config", "--config=/s/confg");
+    let found = with_secrets(&lines, &["a"]);
+    assert_eq!(
+        found,
+        [
+            "error: secure/a.yaml:9: spec.containers[0].command[1]: --config names /s/confg, and there is no such file\n  help: put it into secrets/secure/a/"
+        ]
+    );
+}
+
+#[test]
+fn certificates_are_checked_and_those_that_end_soon_warned_about() {
+    let mount = mounting("{{ secret_dir('a') }}", "Directory").replace("--config=/s/config, ", "");
+    let certificate = |text: String| {
+        let secrets = Secrets::from([("a".to_owned(), files(&[("ca.crt", &text)]))]);
+        let mut found = shown(&input(&[("a.yaml.j2", pod("a", &mount))], secrets));
+        found.retain(|finding| !finding.contains("deprecated"));
+        found
+    };
+    assert_eq!(certificate(issue(2026, 2027)), [""; 0]);
+    assert_eq!(
+        certificate(issue(2024, 2025)),
+        ["error: secrets/secure/a/ca.crt: the certificate expired at 2025-06-15T00:00:00Z"]
+    );
+    assert_eq!(
+        certificate(issue(2026, 2026)),
+        ["warning: secrets/secure/a: a certificate expires soon, at 2026-06-15T00:00:00Z"]
+    );
+    assert_eq!(
+        certificate(String::new()),
+        ["error: secrets/secure/a/ca.crt: holds no PEM certificate"]
+    );
+}
+
+/// The manifests that platformctl ships must pass their own lint, with the files that manifests/README.md names.
+#[test]
+fn the_embedded_manifests_are_clean() {
+    let readme = crate::render::EMBEDDED
+        .iter()
+        .find(|(path, _)| *path == "README.md")
+        .unwrap()
+        .1;
+    for group in ["secure", "compute"] {
+        let mut secrets = Secrets::new();
+        for row in readme
+            .lines()
+            .filter_map(|line| line.strip_prefix(&format!("| `secrets/{group}/")))
+        {
+            let (pod, cells) = row.split_once("/` |").unwrap();
+            let names = cells.split('`').skip(1).step_by(2);
+            let is_certificate = |name: &str| name.ends_with(".crt");
+            let text = |name: &str| {
+                if is_certificate(name) {
+                    issue(2026, 2027)
+                } else {
+                    "x".to_owned()
+                }
+            };
+            let named: Vec<(String, String)> =
+                names.map(|name| (name.to_owned(), text(name))).collect();
+            secrets.insert(
+                pod.to_owned(),
+                files(
+                    &named
+                        .iter()
+                        .map(|(n, t)| (n.as_str(), t.as_str()))
+                        .collect::<Vec<_>>(),
+                ),
+            );
+        }
+        let values = json!({
+            "environment": "dev", "kubernetes_version": "1.36.3",
+            "service_cidr": "10.96.0.0/12", "pod_cidr": "10.244.0.0/16",
+        });
+        let input = RenderInput {
+            group: group.to_owned(),
+            templates: TemplateSet::embedded(),
+            values,
+            secrets,
+        };
+        assert_eq!(shown(&input), [""; 0], "{group}");
+    }
+}
+
+#[test]
+fn findings_have_no_secret_in_them() {
+    let secrets = Secrets::from([(
+        "a".to_owned(),
+        files(&[
+            ("ca.crt", "hunter2"),
+            (
+                "b.key",
+                "-----BEGIN PRIVATE KEY-----\naHVudGVyMg==\n-----END PRIVATE KEY-----\n",
+            ),
+        ]),
+    )]);
+    let found = format!("{:?}", lint(&input(&[], secrets), now()));
+    assert!(
+        found.contains("b.key") && !found.contains("hunter2") && !found.contains("aHVudGVy"),
+        "{found}"
+    );
+}

@@ -1,0 +1,91 @@
+//! The one place that writes to the terminal.
+
+use std::io::{IsTerminal as _, Write as _, stderr, stdout};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::env::EnvError;
+
+/// How lists are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Writes a line to standard output. A reader that has gone away is no failure of ours.
+pub fn line(text: impl AsRef<str>) {
+    let _ = writeln!(stdout(), "{}", text.as_ref());
+}
+
+/// Writes a line to standard error.
+pub fn note(text: impl AsRef<str>) {
+    let _ = writeln!(stderr(), "{}", text.as_ref());
+}
+
+/// Prints the whole chain of a failure once, outermost first; a mistake in an environment file with its excerpts.
+pub fn failure(error: &anyhow::Error) {
+    if let Some(env) = error.downcast_ref::<EnvError>() {
+        let mut text = String::new();
+        let handler = if stderr().is_terminal() {
+            miette::GraphicalReportHandler::new()
+        } else {
+            miette::GraphicalReportHandler::new_themed(miette::GraphicalTheme::none())
+        };
+        if handler.render_report(&mut text, env).is_ok() {
+            note(text);
+            return;
+        }
+    }
+    let mut causes = error.chain();
+    if let Some(first) = causes.next() {
+        note(format!("error: {first}"));
+    }
+    for cause in causes {
+        note(format!("  because: {cause}"));
+    }
+}
+
+/// A progress bar of `steps` steps on standard error; silent where that is no terminal.
+#[must_use]
+pub fn progress(steps: u64, what: &str) -> ProgressBar {
+    let target = if stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let bar = ProgressBar::with_draw_target(Some(steps), target);
+    if let Ok(style) = ProgressStyle::with_template("{prefix:>10} [{bar:24}] {pos}/{len} {msg}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_prefix(what.to_owned());
+    bar
+}
+
+/// A duration as people say it: `3s`, `4m10s`, `2h05m`, `3d04h`.
+#[must_use]
+pub fn age(duration: Duration) -> String {
+    let s = duration.as_secs();
+    match s {
+        0..60 => format!("{s}s"),
+        60..3_600 => format!("{}m{:02}s", s / 60, s % 60),
+        3_600..86_400 => format!("{}h{:02}m", s / 3_600, s % 3_600 / 60),
+        _ => format!("{}d{:02}h", s / 86_400, s % 86_400 / 3_600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages() {
+        let of = |s| age(Duration::from_secs(s));
+        assert_eq!((of(3), of(250)), ("3s".into(), "4m10s".into()));
+        assert_eq!((of(7_500), of(273_600)), ("2h05m".into(), "3d04h".into()));
+    }
+}

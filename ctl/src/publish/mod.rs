@@ -1,0 +1,270 @@
+//! Publishing: everything immutable first, `timestamp.json` last with compare-and-swap (§5).
+//!
+//! `repository` reads and verifies what is published, `reads` makes that cheap, `progress` asks the nodes' status
+//! which release is good, and `upload` writes. A publish that crashes before the last write has published nothing;
+//! the numbers it burned are skipped by the next one.
+
+mod good;
+mod reads;
+mod repository;
+mod upload;
+
+use anyhow::Context as _;
+use indicatif::ProgressBar;
+use jiff::Timestamp;
+use shared::bundle::{new_identity, pack, seal};
+use shared::digest::Sha256Digest;
+use shared::names::{GroupName, ReleaseNumber};
+use shared::trust::sign::{ListedTarget, METADATA_LIFE, is_due};
+use shared::trust::{BundleCustom, ReleaseTarget, bundle_name};
+use shared::wrap::WrapContext;
+
+use crate::context::Context;
+use crate::exit::mistake;
+use crate::keyring::Keyring;
+use crate::release::Content;
+
+pub use repository::{Published, RepositoryError, read_published};
+pub use upload::{PublishRace, Uploader};
+
+/// Steps of the progress bar of one group.
+pub const STEPS: u64 = 5;
+
+/// What publishing a group did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Publication {
+    /// A new release.
+    Released {
+        /// Its number.
+        release: ReleaseNumber,
+        /// How many files it holds.
+        files: usize,
+        /// The encrypted object's length.
+        bytes: u64,
+    },
+    /// Nothing differed, and the signatures are young enough: nothing was written.
+    Unchanged {
+        /// The published release.
+        release: ReleaseNumber,
+    },
+    /// Nothing differed, and the signatures were renewed.
+    Renewed {
+        /// The published release.
+        release: ReleaseNumber,
+        /// When the renewed signatures expire.
+        expires: Timestamp,
+    },
+}
+
+/// What an operator decides about a publish.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Choices {
+    /// Publish a release without a manifest over one that has some: every static pod of the group will stop.
+    pub allow_empty: bool,
+}
+
+/// Publishes a group's content.
+///
+/// # Errors
+/// [`PublishRace`] where somebody else published meanwhile; [`crate::keyring::KeyringRolledBack`]; a
+/// [`crate::exit::Mistake`] for content that may not be published; else what failed, on which object.
+pub async fn publish(
+    context: &Context,
+    keyring: &Keyring,
+    group: &GroupName,
+    content: &Content,
+    choices: Choices,
+    bar: &ProgressBar,
+) -> anyhow::Result<Publication> {
+    let keys = keyring.group(group)?;
+    bar.set_message("verifying what is published");
+    let published = read_published(context, keyring, group).await?;
+    bar.inc(1);
+    let digest = content.digest(keys)?;
+    if let Some(current) = published.current() {
+        keyring.check_against(current)?;
+        if current.custom.content == digest {
+            bar.inc(STEPS - 1);
+            return renew_if_due(context, keyring, group, &published).await;
+        }
+    }
+    if content.has_no_manifest() && published.current().is_some() && !choices.allow_empty {
+        return Err(mistake(format!(
+            "group {group} would run nothing: no template of manifests/{group} renders to a manifest, and every static \
+             pod of its nodes would stop. Publish with --allow-empty if that is meant"
+        )));
+    }
+
+    bar.set_message("asking the nodes which release is good");
+    let good = good::good_release(context, keyring, group, &published).await?;
+    bar.inc(1);
+    let uploader = Uploader::new(context, keys, group, &published);
+    let mut number = published.next_number();
+    loop {
+        let sealed = seal_release(context, keyring, content, &digest, number).await?;
+        let mut listed = vec![sealed.target.clone()];
+        listed.extend(good.as_ref().map(relist).transpose()?);
+        bar.set_message("uploading");
+        match uploader.upload(number, Some(&sealed.object), &listed).await? {
+            upload::Uploaded::Done => {
+                bar.inc(STEPS - 2);
+                return Ok(Publication::Released {
+                    release: number,
+                    files: content.len(),
+                    bytes: sealed.target.length,
+                });
+            }
+            upload::Uploaded::Burned => number = following(number)?,
+        }
+    }
+}
+
+/// Renews a group's signatures, whatever their age when `force` is set; else only where they are due.
+///
+/// # Errors
+/// As [`publish`]; a group without a release has nothing to renew.
+pub async fn refresh(
+    context: &Context,
+    keyring: &Keyring,
+    group: &GroupName,
+    force: bool,
+) -> anyhow::Result<Publication> {
+    let published = read_published(context, keyring, group).await?;
+    let current = published.current().ok_or_else(|| {
+        mistake(format!("group {group} has no release yet, so nothing to renew: publish first"))
+    })?;
+    keyring.check_against(current)?;
+    if force {
+        renew(context, keyring, group, &published).await
+    } else {
+        renew_if_due(context, keyring, group, &published).await
+    }
+}
+
+async fn renew_if_due(
+    context: &Context,
+    keyring: &Keyring,
+    group: &GroupName,
+    published: &Published,
+) -> anyhow::Result<Publication> {
+    let (Some(current), Some(expires)) = (published.current(), published.expires()) else {
+        anyhow::bail!("group {group} has no release");
+    };
+    if !is_due(expires, Timestamp::now(), METADATA_LIFE) {
+        return Ok(Publication::Unchanged {
+            release: current.release(),
+        });
+    }
+    renew(context, keyring, group, published).await
+}
+
+async fn renew(
+    context: &Context,
+    keyring: &Keyring,
+    group: &GroupName,
+    published: &Published,
+) -> anyhow::Result<Publication> {
+    let keys = keyring.group(group)?;
+    let current = published.current().context("no release to renew")?;
+    let listed = published
+        .releases()
+        .map(relist)
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let uploader = Uploader::new(context, keys, group, published);
+    let mut number = published.next_number();
+    loop {
+        match uploader.upload(number, None, &listed).await? {
+            upload::Uploaded::Done => {
+                return Ok(Publication::Renewed {
+                    release: current.release(),
+                    expires: uploader.expires(),
+                });
+            }
+            upload::Uploaded::Burned => number = following(number)?,
+        }
+    }
+}
+
+fn following(number: ReleaseNumber) -> anyhow::Result<ReleaseNumber> {
+    number
+        .get()
+        .checked_add(1)
+        .and_then(ReleaseNumber::new)
+        .context("release numbers are used up")
+}
+
+fn relist(release: &ReleaseTarget) -> anyhow::Result<ListedTarget> {
+    Ok(ListedTarget {
+        name: release.name.clone(),
+        length: release.length,
+        sha256: release.sha256,
+        custom: release.custom.to_custom()?,
+    })
+}
+
+struct SealedRelease {
+    target: ListedTarget,
+    object: upload::BundleObject,
+}
+
+/// Numbers, packs and encrypts the content, each time to a fresh identity (§5.1 to §5.3).
+async fn seal_release(
+    context: &Context,
+    keyring: &Keyring,
+    content: &Content,
+    digest: &str,
+    number: ReleaseNumber,
+) -> anyhow::Result<SealedRelease> {
+    let release = content.number(number)?;
+    let index = release.index();
+    let packed = pack(&release).map_err(|e| mistake(format!("group {}: {e}", index.group)))?;
+    let identity = new_identity();
+    let sealed = seal(packed.expose(), &identity, &context.recovery_recipients())
+        .context("cannot encrypt the bundle")?;
+    let wrap_context = WrapContext {
+        environment: index.environment.clone(),
+        group: index.group.to_string(),
+        release: number.get(),
+    };
+    let wrapped = context
+        .wrap
+        .wrap(&identity, &wrap_context)
+        .await
+        .with_context(|| format!("cannot wrap the identity of release {number}"))?;
+    let custom = BundleCustom {
+        environment: index.environment.clone(),
+        group: index.group.clone(),
+        release: number,
+        identity: wrapped,
+        content: digest.to_owned(),
+        keyring: keyring.mark.clone(),
+        published_at: Timestamp::now(),
+        published_by: operator(),
+    };
+    let sha256 = Sha256Digest::of(&sealed);
+    Ok(SealedRelease {
+        target: ListedTarget {
+            name: bundle_name(number),
+            length: sealed.len() as u64,
+            sha256,
+            custom: custom.to_custom()?,
+        },
+        object: upload::BundleObject {
+            name: bundle_name(number),
+            sha256,
+            bytes: sealed.into(),
+        },
+    })
+}
+
+/// Who publishes, as far as this machine knows: for people to read, not a proof.
+fn operator() -> String {
+    let user = std::env::var("USER")
+        .or_else(|_| std::env::var("LOGNAME"))
+        .unwrap_or_else(|_| "unknown".to_owned());
+    let host = nix::unistd::gethostname()
+        .ok()
+        .and_then(|h| h.into_string().ok())
+        .unwrap_or_else(|| "unknown".to_owned());
+    format!("{user}@{host}")
+}

@@ -1,0 +1,103 @@
+//! The publisher's reads: the tag of what it will replace, and immutable metadata read once.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use shared::durable::{self, Attributes};
+use shared::store::{
+    Backoff, ETag, Fetched, ObjectStore, PutCondition, ServerTime, StoreError, with_retries,
+};
+
+/// A store that retries, remembers the tag of each object it read, and keeps `N.snapshot.json` and `N.targets.json`
+/// in a directory.
+///
+/// The kept documents need no trust: tough checks each against the digest in the document above it, and the one at
+/// the top, `timestamp.json`, is always read from the store.
+#[derive(Debug, Clone)]
+pub(super) struct PublisherReads {
+    inner: Arc<dyn ObjectStore>,
+    kept: PathBuf,
+    tags: Arc<Mutex<BTreeMap<String, ETag>>>,
+}
+
+impl PublisherReads {
+    pub(super) fn new(inner: Arc<dyn ObjectStore>, kept: PathBuf) -> Self {
+        Self {
+            inner,
+            kept,
+            tags: Arc::default(),
+        }
+    }
+
+    pub(super) fn tag(&self, key: &str) -> Option<ETag> {
+        self.tags
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned()
+    }
+
+    /// Forgets the kept documents; for when verification failed and one of them may be damaged.
+    pub(super) fn forget(&self) -> bool {
+        std::fs::remove_dir_all(&self.kept).is_ok()
+    }
+
+    fn kept_path(&self, key: &str) -> Option<PathBuf> {
+        let name = key.rsplit('/').next()?;
+        let immutable = name.ends_with(".snapshot.json") || name.ends_with(".targets.json");
+        immutable.then(|| self.kept.join(name))
+    }
+}
+
+#[async_trait]
+impl ObjectStore for PublisherReads {
+    async fn get(
+        &self,
+        key: &str,
+        limit: u64,
+        unless: Option<&ETag>,
+    ) -> Result<Fetched, StoreError> {
+        let kept = self.kept_path(key);
+        if let Some(bytes) = kept.as_ref().and_then(|p| std::fs::read(p).ok()) {
+            return Ok(Fetched::Object {
+                bytes: Bytes::from(bytes),
+                etag: ETag::new(""),
+            });
+        }
+        let call = || self.inner.get(key, limit, unless);
+        let fetched = with_retries(Backoff::INTERACTIVE, call).await?;
+        if let Fetched::Object { bytes, etag } = &fetched {
+            self.tags
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(key.to_owned(), etag.clone());
+            if let Some(path) = kept {
+                let made = std::fs::create_dir_all(&self.kept).is_ok();
+                let written = durable::write_file(&path, bytes, Attributes::mode(0o600));
+                if !made || written.is_err() {
+                    tracing::debug!(path = %path.display(), "metadata was not kept");
+                }
+            }
+        }
+        Ok(fetched)
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes, on: PutCondition) -> Result<ETag, StoreError> {
+        self.inner.put(key, bytes, on).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.inner.list(prefix).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        self.inner.delete(key).await
+    }
+
+    fn server_time(&self) -> Option<ServerTime> {
+        self.inner.server_time()
+    }
+}

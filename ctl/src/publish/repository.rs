@@ -1,0 +1,160 @@
+//! What is published for a group, verified by the same code as the agent's.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use shared::names::{GroupName, ReleaseNumber};
+use shared::store::{ETag, StoreErrorKind, keys};
+use shared::trust::{
+    ReleaseTarget, StoreTransport, TrustError, TrustErrorKind, TrustStore, Trusted, metadata_url,
+    refresh, targets_url,
+};
+
+use super::reads::PublisherReads;
+use crate::context::Context;
+use crate::keyring::Keyring;
+
+/// A group's repository as it is in the bucket.
+#[derive(Debug, Clone)]
+pub struct Published {
+    trusted: Option<Trusted>,
+    tag: Option<ETag>,
+}
+
+/// What is published cannot be used as a base for more.
+#[derive(Debug, thiserror::Error)]
+pub enum RepositoryError {
+    /// The metadata was not accepted.
+    #[error("the published metadata of group {group} is not acceptable")]
+    Refused {
+        /// The group.
+        group: GroupName,
+        /// Why.
+        #[source]
+        source: TrustError,
+    },
+    /// It was there before, and now it is not.
+    #[error(
+        "the metadata of group {group} is gone from the bucket, though this machine has seen its version {version}: \
+         restore {key} (the bucket keeps versions), or remove {remembered} if the bucket was emptied on purpose"
+    )]
+    Gone {
+        /// The group.
+        group: GroupName,
+        /// The version seen.
+        version: u64,
+        /// The missing object.
+        key: String,
+        /// Where this machine remembers it.
+        remembered: String,
+    },
+}
+
+/// Reads and verifies what is published; in a steady bucket that is one request.
+///
+/// # Errors
+/// [`RepositoryError`], or a trust directory that cannot be used.
+pub async fn read_published(
+    context: &Context,
+    keyring: &Keyring,
+    group: &GroupName,
+) -> anyhow::Result<Published> {
+    let directory = context.workspace.state_directory().join("published").join(group.as_str());
+    let keys = keyring.group(group)?;
+    let root = keys.roots.last().context("the keyring has no root")?;
+    let trust = TrustStore::open(&directory.join("trust"), root.as_bytes())?;
+    let reads = PublisherReads::new(Arc::clone(&context.store), directory.join("kept"));
+    let transport = || {
+        StoreTransport::new(Arc::new(reads.clone()), format!("groups/{group}"))
+            .with_newest_root(keys.roots.len() as u64)
+    };
+    let (metadata, targets) = (metadata_url()?, targets_url()?);
+    let load = || refresh(&trust, transport(), metadata.clone(), targets.clone(), &directory);
+    let mut loaded = load().await;
+    if loaded.is_err() && reads.forget() {
+        // A kept document that is damaged must not look like a damaged bucket.
+        loaded = load().await;
+    }
+    let timestamp = keys::timestamp(group);
+    match loaded {
+        Ok(trusted) => Ok(Published {
+            trusted: Some(trusted),
+            tag: reads.tag(&timestamp),
+        }),
+        Err(e) if is_empty(&e, &reads, &timestamp) => match trust.version("timestamp.json")? {
+            None => Ok(Published {
+                trusted: None,
+                tag: None,
+            }),
+            Some(version) => Err(RepositoryError::Gone {
+                group: group.clone(),
+                version,
+                key: timestamp,
+                remembered: directory.display().to_string(),
+            }
+            .into()),
+        },
+        // A publisher may always sign again what has expired; nodes are the ones that must refuse it.
+        Err(source) => Err(RepositoryError::Refused {
+            group: group.clone(),
+            source,
+        }
+        .into()),
+    }
+}
+
+/// Whether the timestamp itself is what was not found.
+fn is_empty(error: &TrustError, reads: &PublisherReads, timestamp: &str) -> bool {
+    error.kind() == TrustErrorKind::Store(StoreErrorKind::NotFound)
+        && reads.tag(timestamp).is_none()
+}
+
+// === impl Published ===
+
+impl Published {
+    /// The current release.
+    #[must_use]
+    pub fn current(&self) -> Option<&ReleaseTarget> {
+        self.trusted.as_ref()?.current()
+    }
+
+    /// The good release.
+    #[must_use]
+    pub fn good(&self) -> Option<&ReleaseTarget> {
+        self.trusted.as_ref()?.good()
+    }
+
+    /// Both, each once.
+    pub fn releases(&self) -> impl Iterator<Item = &ReleaseTarget> {
+        let good = self.good().filter(|g| Some(*g) != self.current());
+        self.current().into_iter().chain(good)
+    }
+
+    /// When the first of the three documents expires that a refresh renews.
+    #[must_use]
+    pub fn expires(&self) -> Option<Timestamp> {
+        let e = self.trusted.as_ref()?.expiry();
+        Some(e.targets.min(e.snapshot).min(e.timestamp))
+    }
+
+    /// The tag of `timestamp.json`; none where nothing is published.
+    pub(super) fn tag(&self) -> Option<&ETag> {
+        self.tag.as_ref()
+    }
+
+    /// The first number that may be free.
+    pub(super) fn next_number(&self) -> ReleaseNumber {
+        let last = self.trusted.as_ref().map_or(0, |t| {
+            let r = t.repository();
+            let versions = [
+                r.targets().signed.version,
+                r.snapshot().signed.version,
+                r.timestamp().signed.version,
+            ];
+            versions.into_iter().map(std::num::NonZeroU64::get).max().unwrap_or(0)
+        });
+        ReleaseNumber::new(last.saturating_add(1))
+            .unwrap_or(ReleaseNumber::from(std::num::NonZeroU64::MIN))
+    }
+}

@@ -1,0 +1,212 @@
+//! The writes of a publish, in the order that makes a crash harmless (§5.4 to §5.6).
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use jiff::Timestamp;
+use shared::digest::Sha256Digest;
+use shared::documents::GroupKeys;
+use shared::limits;
+use shared::names::{GroupName, ReleaseNumber};
+use shared::store::{
+    Backoff, ETag, Fetched, ObjectStore, PutCondition, StoreError, StoreErrorKind, keys,
+    put_immutable, with_retries,
+};
+use shared::trust::sign::{Lives, ListedTarget, SignedDocuments, Versions, sign_documents};
+use shared::trust::{StoreTransport, Trusted, TrustStore, metadata_url, refresh, targets_url};
+
+use super::Published;
+use crate::context::Context;
+
+/// The encrypted bundle and its place.
+#[derive(Debug, Clone)]
+pub(super) struct BundleObject {
+    pub(super) name: String,
+    pub(super) sha256: Sha256Digest,
+    pub(super) bytes: Bytes,
+}
+
+/// How an upload ended, when it did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Uploaded {
+    /// `timestamp.json` now names it.
+    Done,
+    /// Another publish has used the number, whether it got to its end or not; nothing is published.
+    Burned,
+}
+
+/// Somebody else published while this publish was under way. Nothing of ours is visible.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "group {group} was published by somebody else meanwhile: {winner}. Nothing of this publish is visible; look at \
+     `platformctl diff`, then publish again"
+)]
+pub struct PublishRace {
+    group: GroupName,
+    winner: String,
+}
+
+/// Writes one group's documents.
+#[derive(Debug)]
+pub struct Uploader<'a> {
+    context: &'a Context,
+    keys: &'a GroupKeys,
+    group: &'a GroupName,
+    base: Option<ETag>,
+    first: bool,
+    lives: Lives,
+}
+
+impl<'a> Uploader<'a> {
+    /// An uploader that replaces exactly `published`.
+    #[must_use]
+    pub fn new(
+        context: &'a Context,
+        keys: &'a GroupKeys,
+        group: &'a GroupName,
+        published: &Published,
+    ) -> Self {
+        Self {
+            context,
+            keys,
+            group,
+            base: published.tag().cloned(),
+            first: published.current().is_none(),
+            lives: Lives::from(Timestamp::now()),
+        }
+    }
+
+    /// When what this uploader signs expires.
+    #[must_use]
+    pub fn expires(&self) -> Timestamp {
+        self.lives.timestamp
+    }
+
+    fn store(&self) -> &dyn ObjectStore {
+        self.context.store.as_ref()
+    }
+
+    async fn put_new(&self, key: &str, bytes: &Bytes) -> Result<bool, StoreError> {
+        match put_immutable(self.store(), Backoff::INTERACTIVE, key, bytes).await {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind == StoreErrorKind::Conflict => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Signs and writes everything under `number`.
+    pub(super) async fn upload(
+        &self,
+        number: ReleaseNumber,
+        bundle: Option<&BundleObject>,
+        listed: &[ListedTarget],
+    ) -> anyhow::Result<Uploaded> {
+        let root = self.keys.roots.last().context("the keyring has no root")?;
+        let version = number.version();
+        let versions = Versions {
+            targets: version,
+            snapshot: version,
+            timestamp: version,
+        };
+        let documents = sign_documents(
+            root.as_bytes(),
+            &self.keys.repository,
+            listed,
+            versions,
+            self.lives,
+        )
+        .await?;
+
+        // The number is taken first: of two publishes at once, at most one goes on with it.
+        let prefix = keys::metadata_prefix(self.group);
+        let targets = format!("{prefix}{number}.targets.json");
+        if !self.put_new(&targets, &documents.targets).await? {
+            return Ok(Uploaded::Burned);
+        }
+        let snapshot = format!("{prefix}{number}.snapshot.json");
+        let (bundle_done, snapshot_free, ()) = tokio::try_join!(
+            self.put_bundle(bundle),
+            async { Ok(self.put_new(&snapshot, &documents.snapshot).await?) },
+            self.put_roots(&prefix),
+        )?;
+        if !snapshot_free || !bundle_done {
+            return Ok(Uploaded::Burned);
+        }
+        self.put_timestamp(&documents).await?;
+        Ok(Uploaded::Done)
+    }
+
+    async fn put_bundle(&self, bundle: Option<&BundleObject>) -> anyhow::Result<bool> {
+        let Some(bundle) = bundle else {
+            return Ok(true);
+        };
+        let key = keys::target(self.group, &bundle.sha256, &bundle.name);
+        Ok(self.put_new(&key, &bundle.bytes).await?)
+    }
+
+    /// The roots are in the bucket before the first timestamp is; later ones are put there by the rotation itself.
+    async fn put_roots(&self, prefix: &str) -> anyhow::Result<()> {
+        if !self.first {
+            return Ok(());
+        }
+        for (at, root) in self.keys.roots.iter().enumerate() {
+            let key = format!("{prefix}{}.root.json", at + 1);
+            if !self.put_new(&key, &Bytes::from(root.clone())).await? {
+                anyhow::bail!(
+                    "{key} holds a root that is not the keyring's: the bucket was used with another keyring. Restore \
+                     that keyring, or begin with an empty bucket"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    async fn put_timestamp(&self, documents: &SignedDocuments) -> anyhow::Result<()> {
+        let key = keys::timestamp(self.group);
+        let condition = match &self.base {
+            Some(tag) => PutCondition::Matches(tag.clone()),
+            None => PutCondition::Absent,
+        };
+        let bytes = &documents.timestamp;
+        let put = with_retries(Backoff::INTERACTIVE, || {
+            self.store().put(&key, bytes.clone(), condition.clone())
+        })
+        .await;
+        let Err(error) = put else { return Ok(()) };
+        // The write may have happened and its answer been lost: what lies there now decides.
+        let limit = limits::METADATA_BYTES;
+        let there = with_retries(Backoff::INTERACTIVE, || self.store().get(&key, limit, None)).await;
+        match there {
+            Ok(Fetched::Object { bytes: there, .. }) if there == *bytes => Ok(()),
+            Ok(_) if error.kind == StoreErrorKind::Conflict => Err(self.race().await.into()),
+            _ => Err(anyhow::Error::new(error).context(format!(
+                "cannot publish group {}: its last write failed, so nothing was published",
+                self.group
+            ))),
+        }
+    }
+
+    async fn race(&self) -> PublishRace {
+        let winner = match self.winner().await {
+            Ok(trusted) => trusted.current().map(|r| {
+                let c = &r.custom;
+                format!("release {} by {} at {:.0}", r.release(), c.published_by, c.published_at)
+            }),
+            Err(e) => Some(format!("it could not be read ({e})")),
+        };
+        PublishRace {
+            group: self.group.clone(),
+            winner: winner.unwrap_or_else(|| "an empty repository".to_owned()),
+        }
+    }
+
+    async fn winner(&self) -> anyhow::Result<Trusted> {
+        let directory = tempfile::tempdir()?;
+        let root = self.keys.roots.last().context("no root")?;
+        let trust = TrustStore::open(&directory.path().join("trust"), root.as_bytes())?;
+        let transport =
+            StoreTransport::new(Arc::clone(&self.context.store), format!("groups/{}", self.group));
+        Ok(refresh(&trust, transport, metadata_url()?, targets_url()?, directory.path()).await?)
+    }
+}

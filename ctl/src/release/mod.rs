@@ -1,0 +1,168 @@
+//! What a group's next release holds, before it has a number.
+
+mod order;
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use serde_json::Value;
+use shared::bundle::{FileEntry, Index, Mode, Origin, Release};
+use shared::documents::GroupKeys;
+use shared::limits;
+use shared::names::{EntryPath, EnvironmentName, GroupName, ReleaseNumber};
+use shared::secret::SecretBytes;
+
+use crate::context::Workspace;
+use crate::lint::{Finding, Severity, lint};
+use crate::render::{RenderInput, TemplateSet, read_secrets, render};
+
+pub use order::write_order;
+
+/// The files of a release in the order of writing.
+#[derive(Debug, Clone)]
+pub struct Content {
+    environment: EnvironmentName,
+    group: GroupName,
+    entries: Vec<FileEntry>,
+    bytes: BTreeMap<EntryPath, SecretBytes>,
+}
+
+/// What lint found, where it keeps a release from being made.
+#[derive(Debug, thiserror::Error)]
+#[error("{} problem(s) in the files of group {group}:\n{}", .findings.len(), shown(.findings))]
+pub struct LintFailed {
+    group: GroupName,
+    findings: Vec<Finding>,
+}
+
+fn shown(findings: &[Finding]) -> String {
+    let lines: Vec<String> = findings.iter().map(|f| format!("  {f}")).collect();
+    lines.join("\n")
+}
+
+/// Everything that rendering and linting a group depends on.
+///
+/// # Errors
+/// Every mistake in the templates' or the secrets' directories.
+pub fn render_input(workspace: &Workspace, group: &GroupName) -> anyhow::Result<RenderInput> {
+    let values = workspace.environment.template_values();
+    Ok(RenderInput {
+        group: group.to_string(),
+        templates: TemplateSet::for_working_dir(&workspace.directory)?,
+        values: Value::Object(values.into_iter().collect()),
+        secrets: read_secrets(&workspace.directory, group.as_str())?,
+    })
+}
+
+/// Renders and checks a group's files. Warnings are returned beside the content.
+///
+/// # Errors
+/// Every problem at once, as [`LintFailed`] or one of the causes of [`render_input`].
+pub fn prepare(
+    workspace: &Workspace,
+    group: &GroupName,
+    keys: Option<&GroupKeys>,
+    now: Timestamp,
+) -> anyhow::Result<(Content, Vec<Finding>)> {
+    let input = render_input(workspace, group)?;
+    let findings = lint(&input, now);
+    if findings.iter().any(|f| f.severity == Severity::Error) {
+        let failed = LintFailed {
+            group: group.clone(),
+            findings,
+        };
+        return Err(anyhow::Error::new(crate::exit::Mistake(failed.to_string())));
+    }
+    let rendered = render(&input)?;
+    let mut content = Content {
+        environment: workspace.name.clone(),
+        group: group.clone(),
+        entries: Vec::new(),
+        bytes: BTreeMap::new(),
+    };
+    for (pod, files) in &input.secrets {
+        for (name, file) in files {
+            let path = format!("secrets/{pod}/{name}");
+            content.add(&path, file.bytes.expose(), file.mode, Origin::Template)?;
+        }
+    }
+    if let Some(keys) = keys {
+        let key = keys.group_key.to_file();
+        content.add("agent/group.key", key.expose(), 0o600, Origin::Keyring)?;
+    }
+    for (name, bytes) in &rendered.manifests {
+        content.add(&format!("manifests/{name}"), bytes, 0o600, Origin::Template)?;
+    }
+    content.entries.sort_by_cached_key(|e| write_order(&e.path));
+    Ok((content, findings))
+}
+
+// === impl Content ===
+
+impl Content {
+    fn add(&mut self, path: &str, bytes: &[u8], mode: u32, origin: Origin) -> anyhow::Result<()> {
+        let path = EntryPath::new(path).with_context(|| {
+            format!("a file of group {} cannot go into a release", self.group)
+        })?;
+        let entry = FileEntry::describe(path.clone(), bytes, Mode::new(mode), origin);
+        self.entries.push(entry);
+        self.bytes.insert(path, SecretBytes::new(bytes.to_vec()));
+        Ok(())
+    }
+
+    /// The content as release `number`.
+    ///
+    /// # Errors
+    /// Every limit that it breaks.
+    pub fn number(&self, number: ReleaseNumber) -> anyhow::Result<Release> {
+        Release::new(self.index(number), self.bytes.clone()).map_err(|problems| {
+            let lines: Vec<String> = problems.iter().map(|p| format!("  {p}")).collect();
+            crate::exit::mistake(format!(
+                "group {} cannot become a release:\n{}",
+                self.group,
+                lines.join("\n")
+            ))
+        })
+    }
+
+    /// The table of the content as release `number`.
+    #[must_use]
+    pub fn index(&self, number: ReleaseNumber) -> Index {
+        Index {
+            format: limits::INDEX_FORMAT,
+            environment: self.environment.clone(),
+            group: self.group.clone(),
+            release: number,
+            files: self.entries.clone(),
+        }
+    }
+
+    /// The keyed digest over which two releases are compared; see [`shared::trust::BundleCustom::content`].
+    ///
+    /// # Errors
+    /// Never for an index made here; the encoder's own error otherwise.
+    pub fn digest(&self, keys: &GroupKeys) -> anyhow::Result<String> {
+        let any = ReleaseNumber::from(std::num::NonZeroU64::MIN);
+        let bytes = self.index(any).content_bytes()?;
+        Ok(keys.group_key.authenticate(&[&bytes]))
+    }
+
+    /// How many files there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether the group would run nothing.
+    #[must_use]
+    pub fn has_no_manifest(&self) -> bool {
+        !self.entries.iter().any(|e| e.path.as_str().starts_with("manifests/"))
+    }
+}
