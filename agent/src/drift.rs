@@ -91,7 +91,8 @@ impl DriftWatch {
         if !self.enabled {
             return Vec::new();
         }
-        for gone in std::mem::take(&mut *self.lost()) {
+        let lost = std::mem::take(&mut *self.lost());
+        for gone in lost {
             self.watched.remove(&gone);
             if let Some(watcher) = &mut self.watcher {
                 // Its watch is gone with it; this only clears the watcher's own books.
