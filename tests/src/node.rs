@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
@@ -21,7 +21,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 /// How long a wait looks before it fails, unless told otherwise: far longer than anything takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(45);
 
 /// Time between two looks.
 pub const GLANCE: Duration = Duration::from_millis(20);
@@ -44,7 +44,7 @@ pub struct NodeSettings {
     pub region: String,
     /// Where the store is: the embedded one, or a proxy before it.
     pub endpoint_url: String,
-    /// The file with the store's credentials.
+    /// The file with the store's credentials, of which the node gets a copy.
     pub credentials_file: PathBuf,
     /// The TUF root that the machine comes with.
     pub trusted_root: String,
@@ -146,6 +146,10 @@ impl Node {
         fs::create_dir_all(directory.join("root/etc/kubernetes/manifests"))?;
         fs::create_dir_all(directory.join("state"))?;
         fs::write(directory.join("root.json"), &settings.trusted_root)?;
+        let credentials = directory.join("credentials");
+        fs::copy(&settings.credentials_file, &credentials)?;
+        // The agent takes no credentials that others can read.
+        fs::set_permissions(&credentials, fs::Permissions::from_mode(0o600))?;
         let node = Self {
             directory: directory.to_owned(),
             settings,
@@ -162,7 +166,7 @@ impl Node {
     /// What could not be copied.
     pub fn copy_to(&self, directory: &Path, name: &str) -> anyhow::Result<Self> {
         fs::create_dir_all(directory)?;
-        for part in ["root", "state", "root.json"] {
+        for part in ["root", "state", "root.json", "credentials"] {
             let copied = std::process::Command::new("cp")
                 .arg("-a")
                 .arg(self.directory.join(part))
@@ -207,7 +211,7 @@ impl Node {
             ("root_directory", below("root")),
             ("state_directory", below("state")),
             ("trusted_root", below("root.json")),
-            ("credentials_file", text(&s.credentials_file.display())),
+            ("credentials_file", below("credentials")),
             ("metrics_listen", text(&"127.0.0.1:0")),
             ("poll_interval_seconds", s.poll_interval_seconds.to_string()),
         ] {
