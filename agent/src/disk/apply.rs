@@ -110,8 +110,10 @@ impl Disk {
         let mut files = self.change(checked, plan)?;
         (self.at_step)("apply::commit.before")?;
         let committed = self.ledger.committed(to, checked.wanted());
-        committed.save(&self.paths)?;
-        self.ledger = committed;
+        if committed != self.ledger {
+            committed.save(&self.paths)?;
+            self.ledger = committed;
+        }
         (self.at_step)("apply::commit.after")?;
         for directory in self.clean()? {
             let path = format!("secrets/{directory}");
@@ -185,6 +187,10 @@ impl Disk {
 }
 
 /// Stops at a fail point that a test has set to `return`; does nothing in a build without them.
+#[allow(
+    unused_variables,
+    reason = "a build without fail points has no use for the name"
+)]
 pub(crate) fn fail_point(name: &'static str) -> Result<(), DiskError> {
     fail::fail_point!(name, |_| Err(DiskError::Stopped(name)));
     Ok(())
