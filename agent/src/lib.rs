@@ -15,4 +15,19 @@
     )
 )]
 
+pub mod cli;
+pub mod clock;
+pub mod commands;
+pub mod config;
 pub mod disk;
+pub mod drift;
+pub mod engine;
+#[cfg(feature = "failpoints")]
+pub mod failpoints;
+pub mod hold;
+pub mod http;
+pub mod metrics;
+pub mod parts;
+pub mod status;
+pub mod systemd;
+pub mod trouble;
