@@ -1,6 +1,9 @@
-//! What the end-to-end tests share: a model of kubelet's file source, a faulty proxy, and process helpers.
+//! What the end-to-end tests share: operators on an embedded store, moto, a model of kubelet's file source, a faulty
+//! proxy, and process helpers.
 
 pub mod faulty_proxy;
 pub mod kubelet;
+pub mod moto;
 pub mod tools;
+pub mod workspace;
 pub mod writer;

@@ -79,9 +79,14 @@ fn number(release: Option<ReleaseNumber>) -> String {
 }
 
 fn show(group: &GroupStatus, now: Timestamp) {
-    let expires = group
-        .expires
-        .map_or_else(String::new, |t| format!(", signatures expire {t:.0}"));
+    let expires = group.expires.map_or_else(String::new, |t| {
+        let verb = if t < now {
+            "HAVE EXPIRED since"
+        } else {
+            "expire"
+        };
+        format!(", signatures {verb} {t:.0}")
+    });
     output::line(format!(
         "{}: published release {}, good {}{expires}",
         group.group,

@@ -21,6 +21,7 @@ use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserialization
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
+use aws_smithy_types::retry::ErrorKind;
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use tokio::time::timeout;
@@ -224,6 +225,10 @@ where
         SdkError::TimeoutError(_) => StoreErrorKind::Timeout,
         SdkError::DispatchFailure(f) if f.is_timeout() => StoreErrorKind::Timeout,
         SdkError::DispatchFailure(f) if f.is_io() => StoreErrorKind::Connection,
+        // A connection that was closed in place of an answer.
+        SdkError::DispatchFailure(f) if f.as_other() == Some(ErrorKind::TransientError) => {
+            StoreErrorKind::Connection
+        }
         SdkError::ServiceError(_) | SdkError::ResponseError(_) => {
             kind_of(status_of(&e).unwrap_or(0), code)
         }

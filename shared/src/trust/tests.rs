@@ -148,6 +148,14 @@ impl Fixture {
         refresh_at(&self.bucket, &self.trust(), self.dir.path()).await
     }
 
+    async fn refresh_to_sign_again(&self) -> Result<Trusted, TrustError> {
+        let transport =
+            StoreTransport::new(Arc::<MemoryStore>::clone(&self.bucket), "groups/secure");
+        let (m, t) = (metadata_url().unwrap(), targets_url().unwrap());
+        let (store, work) = (self.store(), self.dir.path());
+        refresh_with(&store, transport, m, t, work, Expiration::Ignore).await
+    }
+
     async fn refused(&self, kind: TrustErrorKind) {
         let error = self.refresh().await.expect_err("refused");
         assert_eq!(error.kind(), kind, "{error:?}");
@@ -216,6 +224,11 @@ async fn refuses_expired_wrong_key_and_mixed_metadata() {
         .unwrap();
     f.bucket.publish(&expired);
     f.refused(TrustErrorKind::Expired).await;
+    let trusted = f.refresh_to_sign_again().await.unwrap();
+    assert_eq!(trusted.timestamp_version(), 1);
+    assert!(trusted.expiry().earliest() < Timestamp::now());
+    // What the signer took is no licence for anybody else.
+    f.refused(TrustErrorKind::Expired).await;
 
     let other = RepositoryKeys::generate().unwrap();
     let other_root = sign_root(&other, None, version(1), Timestamp::now())
@@ -227,6 +240,8 @@ async fn refuses_expired_wrong_key_and_mixed_metadata() {
         .unwrap();
     f.bucket.publish(&forged);
     f.refused(TrustErrorKind::Signature).await;
+    let error = f.refresh_to_sign_again().await.expect_err("forged");
+    assert_eq!(error.kind(), TrustErrorKind::Signature, "{error:?}");
 
     let genuine = f.documents(3).await;
     f.bucket.publish(&genuine);
