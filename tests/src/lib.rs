@@ -1,6 +1,8 @@
-//! What the end-to-end tests share: a model of kubelet's file source, a faulty proxy, and process helpers.
+//! What the end-to-end tests share: a model of kubelet's file source, a faulty proxy, process helpers, and the
+//! benchmarks' meters.
 
 pub mod faulty_proxy;
 pub mod kubelet;
+pub mod measure;
 pub mod tools;
 pub mod writer;
