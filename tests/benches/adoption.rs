@@ -46,9 +46,17 @@ async fn main() -> anyhow::Result<()> {
     for files in [10, GOAL_FILES, 100, 1_000] {
         let stand = Stand::new().await?;
         if files == 10 {
-            head("adoption", "publish, and adoption over TLS", stand.directory());
+            head(
+                "adoption",
+                "publish, and adoption over TLS",
+                stand.directory(),
+            );
         }
-        let runs = if files >= 1_000 { runs.div_ceil(3) } else { runs };
+        let runs = if files >= 1_000 {
+            runs.div_ceil(3)
+        } else {
+            runs
+        };
         let f = measure(&stand, &agent, files, runs).await?;
         table.row(&[
             &files.to_string(),
@@ -64,14 +72,36 @@ async fn main() -> anyhow::Result<()> {
         if files == GOAL_FILES {
             let ms = |s: &Samples| format!("{:.0} ms", s.median());
             let requests = f.unchanged_requests.quantile(1.0);
-            goals.goal("publish of 30 files", &ms(&f.publish), "500 ms", f.publish.median() <= 500.0);
-            goals.goal("requests of a no-op publish", &format!("{requests}"), "5", requests <= 5.0);
+            goals.goal(
+                "publish of 30 files",
+                &ms(&f.publish),
+                "500 ms",
+                f.publish.median() <= 500.0,
+            );
+            goals.goal(
+                "requests of a no-op publish",
+                &format!("{requests}"),
+                "5",
+                requests <= 5.0,
+            );
             let (a, b) = (&f.adoption, &f.seen_to_reported);
-            goals.goal("release seen to 30 files durable", &ms(a), "150 ms", a.median() <= 150.0);
-            goals.goal("the same, seen from outside", &ms(b), "150 ms", b.median() <= 150.0);
+            goals.goal(
+                "release seen to 30 files durable",
+                &ms(a),
+                "150 ms",
+                a.median() <= 150.0,
+            );
+            goals.goal(
+                "the same, seen from outside",
+                &ms(b),
+                "150 ms",
+                b.median() <= 150.0,
+            );
         }
     }
-    println!("Medians (smallest to largest); the agent's and the publisher's requests are counted apart.\n");
+    println!(
+        "Medians (smallest to largest); the agent's and the publisher's requests are counted apart.\n"
+    );
     goals.print();
     table.print();
     Ok(())
@@ -117,7 +147,10 @@ async fn measure(
         f.adoption_requests.push(requests as f64);
 
         let (done, took, requests) = publish(stand, &front).await?;
-        ensure!(matches!(done, Publication::Unchanged { .. }), "nothing had changed, but {done:?}");
+        ensure!(
+            matches!(done, Publication::Unchanged { .. }),
+            "nothing had changed, but {done:?}"
+        );
         f.unchanged.push_ms(took);
         f.unchanged_requests.push(requests as f64);
     }
@@ -130,7 +163,8 @@ async fn settle() {
 }
 
 fn adoption_seconds(node: &AgentProcess) -> anyhow::Result<f64> {
-    node.metric("platform_agent_adoption_seconds_sum").context("no adoption metric")
+    node.metric("platform_agent_adoption_seconds_sum")
+        .context("no adoption metric")
 }
 
 /// Publishes; gives the time it took and the requests that the store got, but for the agent's.
@@ -150,11 +184,16 @@ fn outside(passed: &[Passed]) -> anyhow::Result<(Duration, usize)> {
     let new = passed.iter().position(|p| {
         p.path.ends_with("/timestamp.json") && p.method == Method::GET && p.status == StatusCode::OK
     });
-    let rest = passed.get(new.context("no new timestamp was seen")?..).unwrap_or_default();
+    let rest = passed
+        .get(new.context("no new timestamp was seen")?..)
+        .unwrap_or_default();
     let status = rest
         .iter()
         .position(|p| p.method == Method::PUT)
         .context("no status was sent")?;
-    let (from, to) = (rest.first().context("first")?, rest.get(status).context("status")?);
+    let (from, to) = (
+        rest.first().context("first")?,
+        rest.get(status).context("status")?,
+    );
     Ok((to.asked - from.answered, status + 1))
 }

@@ -57,14 +57,23 @@ async fn main() -> anyhow::Result<()> {
         "errors of the agents",
     ]);
     for (at, size) in sizes.split(',').enumerate() {
-        let nodes: usize = size.trim().parse().context("BENCH_FLEET: sizes with commas between")?;
+        let nodes: usize = size
+            .trim()
+            .parse()
+            .context("BENCH_FLEET: sizes with commas between")?;
         let stand = Stand::new().await?;
         if at == 0 {
             head("fleet", "many agents on one store", stand.directory());
-            println!("Each release has {files} files of 4 KiB, all different from the one before.\n");
+            println!(
+                "Each release has {files} files of 4 KiB, all different from the one before.\n"
+            );
         }
         let f = measure(&stand, nodes, Filling::of_4_kib(files)).await?;
-        let errors: Vec<String> = f.errors.iter().map(|(what, n)| format!("{n} {what}")).collect();
+        let errors: Vec<String> = f
+            .errors
+            .iter()
+            .map(|(what, n)| format!("{n} {what}"))
+            .collect();
         table.row(&[
             &f.nodes.to_string(),
             &format!("{:.1}", f.requests),
@@ -76,7 +85,11 @@ async fn main() -> anyhow::Result<()> {
             &format!("{:.0} ms", f.adopting.quantile(0.99)),
             &f.missing.to_string(),
             &f.refused.to_string(),
-            &if errors.is_empty() { "none".to_owned() } else { errors.join(", ") },
+            &if errors.is_empty() {
+                "none".to_owned()
+            } else {
+                errors.join(", ")
+            },
         ]);
     }
     table.print();
@@ -105,13 +118,20 @@ async fn measure(stand: &Stand, nodes: usize, filling: Filling) -> anyhow::Resul
     let began = Instant::now();
     while meters.iter().any(|m| !has(m, first)) {
         let waiting = meters.iter().filter(|m| !has(m, first)).count();
-        ensure!(began.elapsed() < PATIENCE, "{waiting} of {nodes} nodes did not adopt the first release");
+        ensure!(
+            began.elapsed() < PATIENCE,
+            "{waiting} of {nodes} nodes did not adopt the first release"
+        );
         sleep(GLANCE).await;
     }
     // The statuses that follow an adoption.
     sleep(Duration::from_secs(2)).await;
 
-    let (asked, cpu, since) = (stand.store.requests(), cpu_of_this_process()?, Instant::now());
+    let (asked, cpu, since) = (
+        stand.store.requests(),
+        cpu_of_this_process()?,
+        Instant::now(),
+    );
     sleep(AT_REST).await;
     let seconds = since.elapsed().as_secs_f64();
     let requests = stand.store.requests().since(&asked).total as f64 / seconds;
@@ -134,7 +154,8 @@ async fn measure(stand: &Stand, nodes: usize, filling: Filling) -> anyhow::Resul
     }
     let mut adopting = Samples::default();
     for (metrics, before) in meters.iter().zip(sums) {
-        adopting.push((value(&metrics.text(), "platform_agent_adoption_seconds_sum") - before) * 1e3);
+        adopting
+            .push((value(&metrics.text(), "platform_agent_adoption_seconds_sum") - before) * 1e3);
     }
     let counts = stand.store.requests().since(&asked);
     stop.send_replace(true);
@@ -161,7 +182,9 @@ fn sums(meters: &[Metrics]) -> Vec<f64> {
 }
 
 fn value(text: &str, name: &str) -> f64 {
-    let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
     line.and_then(|l| l.trim().parse().ok()).unwrap_or(0.0)
 }
 

@@ -68,7 +68,9 @@ async fn main() -> anyhow::Result<()> {
     let connections = front.connections() - connections;
 
     let polled = polls_of(&window);
-    let unchanged = window.iter().filter(|p| is_poll(p) && p.status == StatusCode::NOT_MODIFIED);
+    let unchanged = window
+        .iter()
+        .filter(|p| is_poll(p) && p.status == StatusCode::NOT_MODIFIED);
     let statuses = window.iter().filter(|p| p.method == Method::PUT).count();
     let others = window.len() - polled - statuses;
     let each = spent.as_secs_f64() * 1e3 / polled as f64;
@@ -87,8 +89,18 @@ async fn main() -> anyhow::Result<()> {
         "exactly 1",
         others == 0,
     );
-    table.goal("new connections", &connections.to_string(), "0", connections == 0);
-    table.goal("CPU a poll, mean", &format!("{each:.3} ms"), "1 ms", each <= 1.0);
+    table.goal(
+        "new connections",
+        &connections.to_string(),
+        "0",
+        connections == 0,
+    );
+    table.goal(
+        "CPU a poll, mean",
+        &format!("{each:.3} ms"),
+        "1 ms",
+        each <= 1.0,
+    );
     table.row(&["CPU a poll, chunks of 20 polls", &chunks_shown(&chunks)]);
     table.goal(
         &format!("resident after {polled} polls"),
@@ -99,9 +111,22 @@ async fn main() -> anyhow::Result<()> {
     table.row(&["resident just after the start", &mib(first.resident)]);
     table.row(&["resident just after the adoption", &mib(adopted.resident)]);
     table.row(&["resident at its peak (the adoption)", &mib(after.peak)]);
-    table.goal("grown between first and last poll", &format!("{grown} KiB"), "0", grown < 128);
-    table.goal("bytes written to disk", &written.to_string(), "0", written == 0);
-    table.row(&["CPU until adopted, start included", &format!("{:.0} ms", adoption_cpu.as_secs_f64() * 1e3)]);
+    table.goal(
+        "grown between first and last poll",
+        &format!("{grown} KiB"),
+        "0",
+        grown < 128,
+    );
+    table.goal(
+        "bytes written to disk",
+        &written.to_string(),
+        "0",
+        written == 0,
+    );
+    table.row(&[
+        "CPU until adopted, start included",
+        &format!("{:.0} ms", adoption_cpu.as_secs_f64() * 1e3),
+    ]);
     table.print();
     let curve: Vec<String> = resident
         .iter()
@@ -158,7 +183,12 @@ struct Calls {
 }
 
 /// Follows the agent with strace for some polls.
-async fn trace(front: &TlsFront, pid: Pid, directory: &Path, polls: usize) -> anyhow::Result<Calls> {
+async fn trace(
+    front: &TlsFront,
+    pid: Pid,
+    directory: &Path,
+    polls: usize,
+) -> anyhow::Result<Calls> {
     let out = directory.join("strace");
     let mut strace = Command::new("strace")
         .args(["-f", "-y", "-qq", "-p", &pid.to_string(), "-o"])
@@ -182,7 +212,9 @@ async fn trace(front: &TlsFront, pid: Pid, directory: &Path, polls: usize) -> an
     };
     for line in text.lines().skip(skip) {
         // "PID name(arguments) = result"; the second half of an interrupted call is the same call.
-        let call = line.split_once(' ').map_or(line, |(_, rest)| rest.trim_start());
+        let call = line
+            .split_once(' ')
+            .map_or(line, |(_, rest)| rest.trim_start());
         let Some((name, arguments)) = call.split_once('(') else {
             continue;
         };
@@ -194,19 +226,25 @@ async fn trace(front: &TlsFront, pid: Pid, directory: &Path, polls: usize) -> an
             calls.to_disk.push(call.chars().take(120).collect());
         }
     }
-    anyhow::ensure!(!calls.by_name.is_empty(), "strace saw nothing: may it trace here?");
+    anyhow::ensure!(
+        !calls.by_name.is_empty(),
+        "strace saw nothing: may it trace here?"
+    );
     Ok(calls)
 }
 
 fn reaches_disk(name: &str, arguments: &str) -> bool {
     match name {
-        "open" | "openat" => ["O_WRONLY", "O_RDWR", "O_CREAT"].iter().any(|f| arguments.contains(f)),
+        "open" | "openat" => ["O_WRONLY", "O_RDWR", "O_CREAT"]
+            .iter()
+            .any(|f| arguments.contains(f)),
         // strace -y shows the path behind a descriptor: "9</path>", "7<socket:[123]>".
         "write" | "writev" | "pwrite64" => arguments
             .split_once('<')
             .is_some_and(|(_, what)| what.starts_with('/') && !what.starts_with("/dev/")),
-        "fsync" | "fdatasync" | "rename" | "renameat" | "renameat2" | "unlink" | "unlinkat" | "mkdir" | "mkdirat"
-        | "ftruncate" | "fchmod" | "fchown" | "linkat" | "symlinkat" | "utimensat" => true,
+        "fsync" | "fdatasync" | "rename" | "renameat" | "renameat2" | "unlink" | "unlinkat"
+        | "mkdir" | "mkdirat" | "ftruncate" | "fchmod" | "fchown" | "linkat" | "symlinkat"
+        | "utimensat" => true,
         _ => false,
     }
 }
@@ -219,9 +257,18 @@ fn show_calls(calls: &Calls) {
     println!("System calls over {} polls (strace -f):\n", calls.polls);
     let mut table = Table::new(&["what", "measured", "goal", ""]);
     let to_disk = calls.to_disk.len();
-    table.goal("calls that can reach a disk", &to_disk.to_string(), "0", to_disk == 0);
+    table.goal(
+        "calls that can reach a disk",
+        &to_disk.to_string(),
+        "0",
+        to_disk == 0,
+    );
     table.row(&["all calls a poll", &each(total)]);
-    let most: Vec<String> = sorted.iter().take(10).map(|(name, n)| format!("{name} {}", each(**n))).collect();
+    let most: Vec<String> = sorted
+        .iter()
+        .take(10)
+        .map(|(name, n)| format!("{name} {}", each(**n)))
+        .collect();
     table.row(&["the most frequent, a poll", &most.join(", ")]);
     table.print();
     for call in calls.to_disk.iter().take(20) {

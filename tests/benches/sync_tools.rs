@@ -54,12 +54,20 @@ async fn compare() -> anyhow::Result<()> {
     let polls: u64 = knob("BENCH_POLLS", 60);
     let agent_program = agent_binary()?;
     let stand = Stand::new().await?;
-    head("sync_tools", "the agent beside tools that synchronise a directory", stand.directory());
+    head(
+        "sync_tools",
+        "the agent beside tools that synchronise a directory",
+        stand.directory(),
+    );
     for at in 0..FILES {
         let mut raw = vec![0_u8; BYTES];
         rand::rng().fill(raw.as_mut_slice());
         let key = format!("{PREFIX}file-{at:02}");
-        stand.context.store.put(&key, Bytes::from(raw), PutCondition::Always).await?;
+        stand
+            .context
+            .store
+            .put(&key, Bytes::from(raw), PutCondition::Always)
+            .await?;
     }
     let release = stand.publish_fresh(Filling::of_4_kib(FILES)).await?;
     let settings = NodeSettings {
@@ -85,13 +93,25 @@ async fn compare() -> anyhow::Result<()> {
     let agent_cpu = spent.as_secs_f64() * 1e3 / counted.not_modified as f64;
     let agent_peak = memory.peak as f64 / 1024.0;
 
-    println!("{FILES} files of {BYTES} bytes; a tool's poll is one run that finds nothing to do.\n");
-    let mut table = Table::new(&["", "CPU a poll", "times the agent's", "peak memory", "times the agent's", "requests a poll"]);
+    println!(
+        "{FILES} files of {BYTES} bytes; a tool's poll is one run that finds nothing to do.\n"
+    );
+    let mut table = Table::new(&[
+        "",
+        "CPU a poll",
+        "times the agent's",
+        "peak memory",
+        "times the agent's",
+        "requests a poll",
+    ]);
     table.row(&[
         "platform-agent",
         &format!("{agent_cpu:.3} ms (mean of {} polls)", counted.not_modified),
         "1",
-        &format!("{agent_peak:.1} MiB (at rest {:.1})", memory.resident as f64 / 1024.0),
+        &format!(
+            "{agent_peak:.1} MiB (at rest {:.1})",
+            memory.resident as f64 / 1024.0
+        ),
         "1",
         &format!("{:.2}", counted.total as f64 / counted.not_modified as f64),
     ]);
@@ -118,7 +138,12 @@ async fn compare() -> anyhow::Result<()> {
     let mut goals = Table::new(&["what", "measured", "goal", ""]);
     for (name, ratio) in ratios {
         let what = format!("CPU of {name}, times the agent's");
-        goals.goal(&what, &format!("{ratio:.0}"), "at least 100", ratio >= 100.0);
+        goals.goal(
+            &what,
+            &format!("{ratio:.0}"),
+            "at least 100",
+            ratio >= 100.0,
+        );
     }
     goals.print();
     Ok(())
@@ -127,7 +152,10 @@ async fn compare() -> anyhow::Result<()> {
 fn tools(stand: &Stand) -> anyhow::Result<Vec<Tool>> {
     let (access, secret) = stand.key_pair()?;
     let environment = &stand.context.workspace.environment;
-    let (bucket, region) = (environment.secrets_bucket.to_string(), environment.region.to_string());
+    let (bucket, region) = (
+        environment.secrets_bucket.to_string(),
+        environment.region.to_string(),
+    );
     let endpoint = stand.store.endpoint().to_string();
     let addr = stand.store.addr();
     let url = format!("s3://{bucket}/{PREFIX}");
@@ -148,7 +176,15 @@ fn tools(stand: &Stand) -> anyhow::Result<Vec<Tool>> {
     Ok(vec![
         Tool {
             name: "aws",
-            arguments: text(&["s3", "sync", "--only-show-errors", "--endpoint-url", &endpoint, &url, &to("aws")?]),
+            arguments: text(&[
+                "s3",
+                "sync",
+                "--only-show-errors",
+                "--endpoint-url",
+                &endpoint,
+                &url,
+                &to("aws")?,
+            ]),
             environment: vec![
                 ("AWS_ACCESS_KEY_ID", access.clone()),
                 ("AWS_SECRET_ACCESS_KEY", secret.clone()),
@@ -158,12 +194,26 @@ fn tools(stand: &Stand) -> anyhow::Result<Vec<Tool>> {
         },
         Tool {
             name: "s3cmd",
-            arguments: text(&["--config", &s3cfg.display().to_string(), "--quiet", "sync", &url, &to("s3cmd")?]),
+            arguments: text(&[
+                "--config",
+                &s3cfg.display().to_string(),
+                "--quiet",
+                "sync",
+                &url,
+                &to("s3cmd")?,
+            ]),
             environment: Vec::new(),
         },
         Tool {
             name: "rclone",
-            arguments: text(&["--config", "/dev/null", "--quiet", "sync", &format!("store:{bucket}/{PREFIX}"), &to("rclone")?]),
+            arguments: text(&[
+                "--config",
+                "/dev/null",
+                "--quiet",
+                "sync",
+                &format!("store:{bucket}/{PREFIX}"),
+                &to("rclone")?,
+            ]),
             environment: vec![
                 ("RCLONE_CONFIG_STORE_TYPE", "s3".to_owned()),
                 ("RCLONE_CONFIG_STORE_PROVIDER", "Other".to_owned()),
@@ -198,11 +248,16 @@ async fn run(stand: &Stand, tool: &Tool, program: &Path, runs: usize) -> anyhow:
         if at >= 2 {
             f.cpu.push(cpu.parse::<f64>()? / 1e3);
             f.peak.push(peak.parse::<f64>()? / 1024.0);
-            f.requests.push(stand.store.requests().since(&before).total as f64);
+            f.requests
+                .push(stand.store.requests().since(&before).total as f64);
         }
     }
     let synced = fs::read_dir(stand.directory().join("synced").join(tool.name))?.count();
-    ensure!(synced == FILES, "{} brought {synced} files of {FILES}", tool.name);
+    ensure!(
+        synced == FILES,
+        "{} brought {synced} files of {FILES}",
+        tool.name
+    );
     Ok(f)
 }
 
@@ -214,19 +269,31 @@ fn measure_one(command: &[String]) -> anyhow::Result<()> {
     ensure!(status.success(), "{program} ended with {status}");
     let used = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     let micros = |t: nix::sys::time::TimeVal| t.tv_sec() * 1_000_000 + t.tv_usec();
-    println!("{} {}", micros(used.user_time()) + micros(used.system_time()), used.max_rss());
+    println!(
+        "{} {}",
+        micros(used.user_time()) + micros(used.system_time()),
+        used.max_rss()
+    );
     Ok(())
 }
 
 fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|d| d.join(name)).find(|p| p.is_file())
+    env::split_paths(&path)
+        .map(|d| d.join(name))
+        .find(|p| p.is_file())
 }
 
 fn version(program: &Path) -> String {
-    let argument = if program.ends_with("rclone") { "version" } else { "--version" };
+    let argument = if program.ends_with("rclone") {
+        "version"
+    } else {
+        "--version"
+    };
     let said = Command::new(program).arg(argument).output();
-    let text = said.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+    let text = said
+        .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+        .unwrap_or_default();
     let first = text.split_whitespace().find(|w| w.contains('.'));
     first.unwrap_or("unknown version").to_owned()
 }

@@ -128,7 +128,9 @@ impl AgentProcess {
     #[must_use]
     pub fn metric(&self, name: &str) -> Option<f64> {
         let text = scrape(self.metrics).ok()?;
-        let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '))?;
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(' '))?;
         line.trim().parse().ok()
     }
 
@@ -140,7 +142,10 @@ impl AgentProcess {
         let began = Instant::now();
         while self.metric("platform_agent_release_number") != Some(number as f64) {
             if began.elapsed() > PATIENCE {
-                bail!("release {number} was not adopted; the agent's log ends so:\n{}", self.last_words());
+                bail!(
+                    "release {number} was not adopted; the agent's log ends so:\n{}",
+                    self.last_words()
+                );
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

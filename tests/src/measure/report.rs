@@ -81,7 +81,8 @@ impl Table {
 
     /// Adds a row.
     pub fn row(&mut self, cells: &[&str]) {
-        self.rows.push(cells.iter().map(|c| (*c).to_owned()).collect());
+        self.rows
+            .push(cells.iter().map(|c| (*c).to_owned()).collect());
     }
 
     /// Adds a row with a figure that is to be at most `goal`.
@@ -118,7 +119,15 @@ pub fn head(name: &str, what: &str, directory: &Path) {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo")
         .lines()
-        .find_map(|l| Some(l.strip_prefix("model name")?.split_once(':')?.1.trim().to_owned()))
+        .find_map(|l| {
+            Some(
+                l.strip_prefix("model name")?
+                    .split_once(':')?
+                    .1
+                    .trim()
+                    .to_owned(),
+            )
+        })
         .unwrap_or_else(|| "unknown processor".to_owned());
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     println!("## {name}: {what}");

@@ -71,7 +71,9 @@ impl Stand {
     /// # Errors
     /// What could not be made or started.
     pub async fn new() -> anyhow::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("platform-bench-").tempdir()?;
+        let directory = tempfile::Builder::new()
+            .prefix("platform-bench-")
+            .tempdir()?;
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let store = up::start_store(&workspace(directory.path(), 1)?, any).await?;
         let workspace = workspace(directory.path(), store.addr().port())?;
@@ -120,7 +122,15 @@ impl Stand {
         let keys = keyring.group(&self.group)?;
         let (content, _) = prepare(workspace, &self.group, Some(keys), Timestamp::now())?;
         let bar = ProgressBar::hidden();
-        publish(&context, &keyring, &self.group, &content, Choices::default(), &bar).await
+        publish(
+            &context,
+            &keyring,
+            &self.group,
+            &content,
+            Choices::default(),
+            &bar,
+        )
+        .await
     }
 
     /// Fills, publishes, and gives the release's number.
@@ -144,7 +154,10 @@ impl Stand {
         fs::create_dir_all(directory.join("root/etc/kubernetes/manifests"))?;
         fs::create_dir_all(directory.join("state"))?;
         let roots = &self.keyring.group(&self.group)?.roots;
-        fs::write(directory.join("root.json"), roots.first().context("no root")?)?;
+        fs::write(
+            directory.join("root.json"),
+            roots.first().context("no root")?,
+        )?;
         let environment = &self.context.workspace.environment;
         let KeyWrap::LocalFile { path: key } = &environment.key_wrap else {
             anyhow::bail!("the stand's environment has a local key file");
@@ -163,7 +176,10 @@ impl Stand {
             directory.join("state").display(),
             directory.join("root.json").display(),
             LocalCredentials::path(&state).display(),
-            settings.metrics_listen.map(|a| a.to_string()).unwrap_or_default(),
+            settings
+                .metrics_listen
+                .map(|a| a.to_string())
+                .unwrap_or_default(),
             settings.poll_seconds,
             self.directory().join(key).display(),
         );
