@@ -90,9 +90,9 @@ advisories: ## check the dependencies against the RustSec database (fetched from
 	  exit 1; }
 
 .PHONY: bench
-bench: ## measure what docs/benchmarks.md reports
+bench: agent ## measure what docs/benchmarks.md reports
 	@tests/setup.sh --bench
-	PATH="$(TARGET)/tools/bench-venv/bin:$$PATH" cargo bench --locked -p platform-tests --benches
+	PLATFORM_AGENT=$(AGENT) PATH="$(TARGET)/tools/bench-venv/bin:$$PATH" cargo bench --locked -p platform-tests --benches
 
 .PHONY: clean
 clean: ## remove everything that was built, and the tools of the tests
