@@ -188,6 +188,8 @@ impl Disk {
 }
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
