@@ -66,7 +66,7 @@ pub enum DiskError {
         group: GroupName,
     },
     /// Files that are not the agent's lie where the release needs its own.
-    #[error("the release is refused before anything was written: {}", obstacles(.0))]
+    #[error("files that are not the agent's are in the way of the release: {}", obstacles(.0))]
     Foreign(Vec<Obstacle>),
     /// The verified copy is missing or not what the ledger says.
     #[error(

@@ -9,12 +9,16 @@ use shared::digest::Sha256Digest;
 use shared::durable::{self, Attributes};
 use shared::names::{EnvironmentName, GroupName, ReleaseNumber};
 
+use super::check::Wanted;
 use super::error::DiskError;
 use super::observe;
-use super::paths::{NodePaths, OwnedPath, SecretDirectory};
+use super::paths::{NodePaths, OwnedPath, OwnedPlace, SecretDirectory};
 
 /// Format number of the ledger that this build writes and the only one it reads.
 pub(crate) const LEDGER_FORMAT: u32 = 1;
+
+/// Largest ledger that is read, in bytes: two full releases are an eighth of it.
+const LEDGER_BYTES: u64 = 8 * 1024 * 1024;
 
 /// A release as the ledger names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,7 +106,7 @@ impl Ledger {
             path: path.clone(),
             why,
         };
-        let Some(bytes) = observe::read(&path)? else {
+        let Some(bytes) = observe::read(&path, LEDGER_BYTES)? else {
             if has_entries(paths)? {
                 return Err(damaged("is gone although releases were applied".to_owned()));
             }
@@ -163,10 +167,42 @@ impl Ledger {
         Ok(())
     }
 
-    /// The file at a path, where the agent owns it.
-    #[must_use]
-    pub fn file(&self, path: &OwnedPath) -> Option<&OwnedFile> {
-        self.files.iter().find(|file| file.path == *path)
+    /// This ledger while `to` is being applied: what either of the two owns is owned, so that a crash loses nothing.
+    pub(crate) fn applying(&self, to: Committed, wanted: &Wanted) -> Self {
+        let mut next = self.clone();
+        next.applying = Some(to);
+        next.files = wanted.files.iter().map(|file| file.owned.clone()).collect();
+        let new: BTreeSet<&OwnedPath> = wanted.files.iter().map(|file| &file.owned.path).collect();
+        let old = self.files.iter().filter(|file| !new.contains(&file.path));
+        next.files.extend(old.cloned());
+        next.secret_directories
+            .extend(wanted.directories.iter().cloned());
+        next
+    }
+
+    /// This ledger once `to` is on the disk. Secret directories stay owned until they are gone.
+    pub(crate) fn committed(&self, to: Committed, wanted: &Wanted) -> Self {
+        let mut next = self.clone();
+        next.release = Some(to);
+        next.applying = None;
+        next.files = wanted.files.iter().map(|file| file.owned.clone()).collect();
+        next.secret_directories
+            .extend(wanted.directories.iter().cloned());
+        next
+    }
+
+    /// The secret directories that no owned file is in: they are to be removed.
+    pub(crate) fn unused_directories(&self) -> Vec<SecretDirectory> {
+        let used: BTreeSet<SecretDirectory> = self
+            .files
+            .iter()
+            .filter_map(|file| match file.path.place() {
+                OwnedPlace::Secret { directory, .. } => Some(directory),
+                _ => None,
+            })
+            .collect();
+        let unused = self.secret_directories.difference(&used);
+        unused.cloned().collect()
     }
 }
 

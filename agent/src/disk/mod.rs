@@ -7,6 +7,7 @@
 
 mod apply;
 mod check;
+mod compare;
 mod copy;
 mod error;
 mod ledger;
@@ -18,8 +19,10 @@ mod pod_end;
 mod recover;
 mod repair;
 mod verify;
+mod work;
 mod write;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr as _;
 
@@ -29,8 +32,9 @@ use shared::digest::Sha256Digest;
 use shared::documents::GroupKey;
 use shared::names::{EnvironmentName, GroupName, ReleaseNumber};
 
-pub use apply::{ApplyReport, FAIL_POINTS, FileOutcome, Outcome};
+pub use apply::{ApplyReport, FAIL_POINTS};
 pub use check::{CheckError, CheckProblem, CheckedRelease};
+pub use compare::DriftKind;
 pub use error::{DiskError, Obstacle};
 pub use ledger::{Committed, Ledger, OwnedFile};
 pub use paths::{InvalidOwnedPath, NodePaths, OwnedPath, OwnedPlace, SecretDirectory};
@@ -38,7 +42,8 @@ pub use plan::{Plan, TakeOver};
 pub use pod_end::{HostPorts, PodEnd, PodEnded};
 pub use recover::Recovery;
 pub use repair::RepairReport;
-pub use verify::{Drift, DriftKind, Verification, verify_offline};
+pub use verify::{Drift, Verification, verify_offline};
+pub use work::{FileOutcome, Outcome};
 
 /// A node's disk, held by this process alone.
 pub struct Disk {
@@ -52,6 +57,9 @@ pub struct Disk {
     pod_end: Box<dyn PodEnd>,
     at_step: AtStep,
 }
+
+/// More than a group key ever has, in bytes.
+const GROUP_KEY_BYTES: u64 = 4096;
 
 /// Called between any two changes of the disk; an error stops the work there, as a crash would.
 type AtStep = Box<dyn Fn(&'static str) -> Result<(), DiskError> + Send + Sync>;
@@ -134,7 +142,7 @@ impl Disk {
     /// [`DiskError`] where it can't be read or is no key.
     pub fn group_key(&self) -> Result<Option<GroupKey>, DiskError> {
         let path = self.paths.group_key();
-        let Some(bytes) = observe::read(&path)? else {
+        let Some(bytes) = observe::read(&path, GROUP_KEY_BYTES)? else {
             return Ok(None);
         };
         let text = std::str::from_utf8(bytes.expose()).ok();
@@ -157,10 +165,31 @@ impl Disk {
     /// # Errors
     /// [`DiskError::Foreign`] where a file of somebody else is in the way; [`DiskError::Io`] where reading failed.
     pub fn plan(&self, checked: &CheckedRelease) -> Result<Plan, DiskError> {
-        let observed = observe::observe(&self.paths, &self.ledger, checked.wanted())?;
+        let observed = self.observe(checked)?;
         plan::plan(&self.ledger, &observed, checked.wanted()).map_err(DiskError::Foreign)
+    }
+
+    /// Everything on the disk that the release or the ledger names.
+    fn observe(&self, checked: &CheckedRelease) -> Result<observe::Observed, DiskError> {
+        let wanted = checked.wanted();
+        let new = wanted.files.iter().map(|file| &file.owned.path);
+        let files: BTreeSet<&OwnedPath> = self
+            .ledger
+            .files
+            .iter()
+            .map(|f| &f.path)
+            .chain(new)
+            .collect();
+        let directories = self.ledger.secret_directories.union(&wanted.directories);
+        let (mut observed, _) = observe::observe(&self.paths, files, directories)?;
+        observed.pods = observe::observe_pods(&self.paths, &self.ledger)?;
+        Ok(observed)
     }
 }
 
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
