@@ -1,4 +1,11 @@
-//! agent
+//! platform-agent: keeps a node's manifests and secrets at the published release.
+//!
+//! - [`engine`]: the loop, from the poll to the report, over I/O that it is given;
+//! - [`disk`]: all that is done to the node's files: plan, apply, verify, repair, under one lock;
+//! - [`config`], [`parts`]: the configuration file, and the engine's parts made from it;
+//! - [`cli`], [`commands`]: the command line and its verbs;
+//! - [`drift`], [`hold`], [`clock`]: what wakes, stops and dates the loop;
+//! - [`status`], [`trouble`], [`metrics`], [`http`], [`systemd`]: what others are told.
 
 #![cfg_attr(
     test,
@@ -7,3 +14,20 @@
         reason = "what a test writes need not survive a power cut"
     )
 )]
+
+pub mod cli;
+pub mod clock;
+pub mod commands;
+pub mod config;
+pub mod disk;
+pub mod drift;
+pub mod engine;
+#[cfg(feature = "failpoints")]
+pub mod failpoints;
+pub mod hold;
+pub mod http;
+pub mod metrics;
+pub mod parts;
+pub mod status;
+pub mod systemd;
+pub mod trouble;

@@ -1,11 +1,13 @@
 //! What a publish would change. Manifests are shown line by line; of every other file only that it differs, since it
-//! may be a secret and a digest of a short secret is as good as the secret.
+//! may be a secret and a digest of a short secret is as good as the secret: so the digests that manifests name in
+//! their paths are not shown either.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context as _, anyhow};
 use shared::bundle::{FileEntry, Release, open, unpack};
+use shared::check::secret_dir::SECRETS_ROOT;
 use shared::digest::Sha256Digest;
 use shared::limits;
 use shared::names::{EntryPath, Place, ReleaseNumber};
@@ -16,6 +18,9 @@ use similar::TextDiff;
 
 use crate::context::Context;
 use crate::release::Content;
+
+/// Hexadecimal digits of a secret directory's name.
+const DIGEST_LENGTH: usize = 64;
 
 /// One file that differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,10 +116,11 @@ pub fn compare(published: Option<&Release>, content: &Content) -> anyhow::Result
             (_, None) => Kind::Removed,
         };
         let side = |r: Option<&Release>| text_of(r, path);
+        let (before, after) = (side(published), side(Some(&next)));
         Some(Change {
             path: path.clone(),
             kind,
-            text: unified(&side(published), &side(Some(&next))),
+            text: shown(&before, &after),
         })
     });
     Ok(changes.collect())
@@ -131,13 +137,66 @@ fn text_of(release: Option<&Release>, path: &EntryPath) -> String {
         .unwrap_or_default()
 }
 
-fn unified(old: &str, new: &str) -> String {
+fn shown(old: &str, new: &str) -> String {
     // A whole new or removed manifest is named, not poured out.
     if old.is_empty() || new.is_empty() {
         return String::new();
     }
-    TextDiff::from_lines(old, new)
+    let (old, new) = (redacted(old), redacted(new));
+    if old == new {
+        return "(only its secrets: the pod restarts with the new ones)".to_owned();
+    }
+    TextDiff::from_lines(&old, &new)
         .unified_diff()
         .context_radius(2)
         .to_string()
+}
+
+/// The text without the digests of secret directories.
+fn redacted(text: &str) -> String {
+    let mut parts = text.split(SECRETS_ROOT);
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        shown.push_str(SECRETS_ROOT);
+        let pod_ends = part
+            .get(1..)
+            .and_then(|rest| rest.find('/'))
+            .map(|at| at + 2);
+        let (pod, rest) = part.split_at(pod_ends.unwrap_or(0));
+        let digest = rest.bytes().take_while(u8::is_ascii_hexdigit).count();
+        shown.push_str(pod);
+        if digest == DIGEST_LENGTH {
+            shown.push_str("<digest>");
+            shown.push_str(rest.get(digest..).unwrap_or_default());
+        } else {
+            shown.push_str(rest);
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_of_secrets_are_not_shown() {
+        let manifest = |digest: &str, image: &str| {
+            let path = format!("{SECRETS_ROOT}/etcd/{digest}");
+            format!(
+                "image: {image}\npath: \"{path}\"\nmount: {SECRETS_ROOT}\nkey: {SECRETS_ROOT}/tls.key\n"
+            )
+        };
+        let (a, b) = ("0a".repeat(32), "1b".repeat(32));
+        let text = shown(&manifest(&a, "one"), &manifest(&b, "two"));
+        assert!(
+            text.contains("-image: one") && text.contains("+image: two"),
+            "{text}"
+        );
+        assert!(text.contains("/etcd/<digest>\""), "{text}");
+        assert!(!text.contains(&a) && !text.contains(&b), "{text}");
+        let text = shown(&manifest(&a, "one"), &manifest(&b, "one"));
+        assert!(text.contains("only its secrets"), "{text}");
+        assert_eq!(redacted(&manifest("latest", "é")), manifest("latest", "é"));
+    }
 }

@@ -43,6 +43,15 @@ pub struct KeyringRolledBack {
     group: GroupName,
 }
 
+/// There is no keyring, though releases are published: a new one could sign nothing that their nodes trust.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the keyring is gone from the bucket, though it holds releases: restore {} (the bucket keeps versions), or empty the \
+     bucket to begin again",
+    keys::KEYRING
+)]
+pub struct KeyringGone;
+
 impl Keyring {
     /// The keys of one group.
     ///
@@ -81,7 +90,11 @@ impl Keyring {
 /// # Errors
 /// A store that fails, or a keyring that cannot be opened.
 pub async fn read(context: &Context) -> anyhow::Result<Option<Keyring>> {
-    let fetch = || context.store.get(keys::KEYRING, limits::KEYRING_BYTES, None);
+    let fetch = || {
+        context
+            .store
+            .get(keys::KEYRING, limits::KEYRING_BYTES, None)
+    };
     let (bytes, etag) = match with_retries(Backoff::INTERACTIVE, fetch).await {
         Ok(Fetched::Object { bytes, etag }) => (bytes, etag),
         Ok(Fetched::NotModified) => bail!("the store answered 304 to a plain read"),
@@ -105,15 +118,23 @@ pub async fn read(context: &Context) -> anyhow::Result<Option<Keyring>> {
 /// operator loses nothing: what the other wrote is read and completed.
 ///
 /// # Errors
-/// A store that fails, a keyring that cannot be opened, or a race lost again and again.
+/// [`KeyringGone`]; a store that fails, a keyring that cannot be opened, or a race lost again and again.
 pub async fn read_or_create(context: &Context) -> anyhow::Result<Keyring> {
     for _ in 0..RACES {
-        let found = read(context).await?;
+        let mut found = read(context).await?;
+        if found.is_none() && holds_releases(context).await? {
+            // Another operator may have made it, and published, between the two looks.
+            found = Some(read(context).await?.ok_or(KeyringGone)?);
+        }
         let missing: Vec<&GroupName> = context
             .workspace
             .groups
             .iter()
-            .filter(|g| found.as_ref().is_none_or(|k| !k.content.groups.contains_key(*g)))
+            .filter(|g| {
+                found
+                    .as_ref()
+                    .is_none_or(|k| !k.content.groups.contains_key(*g))
+            })
             .collect();
         let (mut content, version, condition) = match found {
             Some(keyring) if missing.is_empty() => return Ok(keyring),
@@ -152,7 +173,10 @@ async fn write(
         .await
         .context("cannot encrypt the keyring")?;
     let sha256 = Sha256Digest::of(&bytes);
-    match store.put(keys::KEYRING, Bytes::from(bytes), condition).await {
+    match store
+        .put(keys::KEYRING, Bytes::from(bytes), condition)
+        .await
+    {
         Ok(etag) => Ok(Some(Keyring {
             content: content.clone(),
             mark: KeyringMark { version, sha256 },
@@ -163,6 +187,20 @@ async fn write(
         Err(e) if e.kind.is_transient() => Ok(None),
         Err(e) => Err(e).context("cannot write the keyring"),
     }
+}
+
+async fn holds_releases(context: &Context) -> anyhow::Result<bool> {
+    for group in &context.workspace.groups {
+        let prefix = keys::metadata_prefix(group);
+        let listed = with_retries(Backoff::INTERACTIVE, || context.store.list(&prefix)).await;
+        if !listed
+            .with_context(|| format!("cannot list {prefix}"))?
+            .is_empty()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn empty(environment: &EnvironmentName) -> KeyringContent {

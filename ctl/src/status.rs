@@ -89,10 +89,13 @@ async fn read_one(
         Err(e) => return Err(ReportError::Store(e)),
     };
     let name = keys::bound_name(&context.workspace.name, key);
-    let status: NodeStatus = open_node_object(&bytes, &name, &group_keys.group_key)
-        .map_err(ReportError::Object)?;
+    let status: NodeStatus =
+        open_node_object(&bytes, &name, &group_keys.group_key).map_err(ReportError::Object)?;
     if status.node.as_str() != node || status.group != *group {
-        return Err(ReportError::OtherNode(format!("{}/{}", status.group, status.node)));
+        return Err(ReportError::OtherNode(format!(
+            "{}/{}",
+            status.group, status.node
+        )));
     }
     Ok(status)
 }

@@ -39,7 +39,7 @@ impl Sha256Digest {
     /// The first twelve hex digits: enough for a person to tell two apart.
     #[must_use]
     pub fn short(&self) -> String {
-        hex::encode(&self.0.as_slice()[..6])
+        hex::encode(self.0).chars().take(12).collect()
     }
 }
 

@@ -52,8 +52,7 @@ impl BuildArgs {
 
 /// A file of an earlier build that no template makes any more must not stay.
 fn clear(target: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(target)
-        .with_context(|| format!("cannot make {}", target.display()))?;
+    std::fs::create_dir_all(target).with_context(|| format!("cannot make {}", target.display()))?;
     for entry in std::fs::read_dir(target)? {
         let path = entry?.path();
         if path.is_file() {

@@ -56,6 +56,10 @@ impl DiffArgs {
             }
             differs |= !changes.is_empty();
         }
-        Ok(if differs { Outcome::Differs } else { Outcome::Done })
+        Ok(if differs {
+            Outcome::Differs
+        } else {
+            Outcome::Done
+        })
     }
 }

@@ -19,7 +19,9 @@ use crate::exit::Outcome;
 /// Self-managed Kubernetes on AWS whose control plane is rolled out without kubectl.
 #[derive(Debug, Parser)]
 #[command(name = "platformctl", version, propagate_version = true)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 it differs (diff, status).")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 it differs (diff, status)."
+)]
 pub struct Cli {
     /// Where environments/, manifests/ and secrets/ are looked for.
     #[arg(long, global = true, value_name = "DIR", default_value = ".")]

@@ -4,14 +4,12 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use clap::Args;
-use jiff::Timestamp;
 
 use super::EnvironmentArg;
 use crate::context::Context;
 use crate::exit::Outcome;
-use crate::publish::{Choices, Publication, STEPS, publish};
-use crate::release::prepare;
-use crate::{keyring, output};
+use crate::output;
+use crate::publish::{Choices, Publication, STEPS, plan};
 
 #[derive(Debug, Args)]
 pub(super) struct PublishArgs {
@@ -28,23 +26,19 @@ impl PublishArgs {
     pub(super) async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
         let context = Context::open(directory, &self.environment.environment).await?;
         let groups = context.workspace.select(&self.groups)?;
-        // Everything is checked before anything is written: a mistake in the last group must not leave the first out.
-        for group in &groups {
-            prepare(&context.workspace, group, None, Timestamp::now())?;
+        let choices = Choices {
+            allow_empty: self.allow_empty,
+        };
+        let plans = plan(&context, &groups, choices)
+            .await
+            .context("nothing was published")?;
+        for warning in &plans.warnings {
+            output::note(warning.to_string());
         }
-        let keyring = keyring::read_or_create(&context).await?;
-        for group in &groups {
-            let keys = keyring.group(group)?;
-            let (content, warnings) =
-                prepare(&context.workspace, group, Some(keys), Timestamp::now())?;
-            for warning in warnings {
-                output::note(warning.to_string());
-            }
+        for planned in plans.groups {
+            let group = planned.group().clone();
             let bar = output::progress(STEPS, group.as_str());
-            let choices = Choices {
-                allow_empty: self.allow_empty,
-            };
-            let done = publish(&context, &keyring, group, &content, choices, &bar).await;
+            let done = planned.publish(&context, &plans.keyring, &bar).await;
             bar.finish_and_clear();
             let done = done.with_context(|| format!("group {group} was not published"))?;
             output::line(said(group.as_str(), &done));
@@ -60,7 +54,9 @@ pub(super) fn said(group: &str, done: &Publication) -> String {
             release,
             files,
             bytes,
-        } => format!("{group}: published release {release} ({files} files, {bytes} bytes encrypted)"),
+        } => {
+            format!("{group}: published release {release} ({files} files, {bytes} bytes encrypted)")
+        }
         Publication::Unchanged { release } => {
             format!("{group}: nothing differs from release {release}; nothing was published")
         }

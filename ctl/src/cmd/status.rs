@@ -12,10 +12,10 @@ use shared::names::{GroupName, ReleaseNumber};
 use super::EnvironmentArg;
 use crate::context::Context;
 use crate::exit::{Outcome, mistake};
+use crate::keyring;
 use crate::output::{self, Format};
 use crate::publish::read_published;
 use crate::status::{NodeReport, read_group};
-use crate::keyring;
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -48,7 +48,9 @@ impl StatusArgs {
             let published = read_published(&context, &keyring, &group).await?;
             all.push(GroupStatus {
                 nodes: read_group(&context, keyring.group(&group)?, &group).await?,
-                published: published.current().map(shared::trust::ReleaseTarget::release),
+                published: published
+                    .current()
+                    .map(shared::trust::ReleaseTarget::release),
                 good: published.good().map(shared::trust::ReleaseTarget::release),
                 expires: published.expires(),
                 group,
@@ -59,10 +61,16 @@ impl StatusArgs {
             Format::Json => output::line(serde_json::to_string_pretty(&as_json(&all, now))?),
             Format::Text => all.iter().for_each(|g| show(g, now)),
         }
-        let differs = all
-            .iter()
-            .any(|g| g.nodes.iter().any(|n| n.objection(g.published, now).is_some()));
-        Ok(if differs { Outcome::Differs } else { Outcome::Done })
+        let differs = all.iter().any(|g| {
+            g.nodes
+                .iter()
+                .any(|n| n.objection(g.published, now).is_some())
+        });
+        Ok(if differs {
+            Outcome::Differs
+        } else {
+            Outcome::Done
+        })
     }
 }
 
@@ -71,9 +79,14 @@ fn number(release: Option<ReleaseNumber>) -> String {
 }
 
 fn show(group: &GroupStatus, now: Timestamp) {
-    let expires = group
-        .expires
-        .map_or_else(String::new, |t| format!(", signatures expire {t:.0}"));
+    let expires = group.expires.map_or_else(String::new, |t| {
+        let verb = if t < now {
+            "HAVE EXPIRED since"
+        } else {
+            "expire"
+        };
+        format!(", signatures {verb} {t:.0}")
+    });
     output::line(format!(
         "{}: published release {}, good {}{expires}",
         group.group,

@@ -55,7 +55,10 @@ pub fn find_agent(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
         if path.is_file() {
             return Ok(std::path::absolute(path)?);
         }
-        bail!("there is no platform-agent at {}; `make agent` builds it", path.display());
+        bail!(
+            "there is no platform-agent at {}; `make agent` builds it",
+            path.display()
+        );
     }
     let on_path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = beside.into_iter().collect();
@@ -89,10 +92,17 @@ impl Node {
                 .with_context(|| format!("cannot make {}", path.display()))?;
         }
         let put = |file: &str, text: &str| {
-            durable::write_file(&directory.join(file), text.as_bytes(), Attributes::mode(0o600))
+            durable::write_file(
+                &directory.join(file),
+                text.as_bytes(),
+                Attributes::mode(0o600),
+            )
         };
         put("root.json", trusted_root)?;
-        put("agent.toml", &config(workspace, settings, group, name, &state, &directory)?)?;
+        put(
+            "agent.toml",
+            &config(workspace, settings, group, name, &state, &directory)?,
+        )?;
         let mut node = Self {
             group: group.clone(),
             name: name.to_owned(),
@@ -189,7 +199,10 @@ fn config(
         ("root_directory", text(&directory.join("root").display())),
         ("state_directory", text(&directory.join("state").display())),
         ("trusted_root", text(&directory.join("root.json").display())),
-        ("credentials_file", text(&LocalCredentials::path(state).display())),
+        (
+            "credentials_file",
+            text(&LocalCredentials::path(state).display()),
+        ),
         // Several nodes on one machine: each takes a free port.
         ("metrics_listen", text(&"127.0.0.1:0")),
         (

@@ -41,8 +41,16 @@ pub fn write_secrets_if_needed(directory: &Path) -> anyhow::Result<bool> {
     let pod = secrets.join("secure/etcd");
     write(&pod, "ca.crt", &etcd.pem)?;
     write(&pod, "peer-ca.crt", &etcd.pem)?;
-    write_leaf(&pod, "server", &etcd.leaf("etcd", &["localhost", "127.0.0.1"])?)?;
-    write_leaf(&pod, "peer", &etcd.leaf("etcd-peer", &["localhost", "127.0.0.1"])?)?;
+    write_leaf(
+        &pod,
+        "server",
+        &etcd.leaf("etcd", &["localhost", "127.0.0.1"])?,
+    )?;
+    write_leaf(
+        &pod,
+        "peer",
+        &etcd.leaf("etcd-peer", &["localhost", "127.0.0.1"])?,
+    )?;
 
     let pod = secrets.join("secure/kube-apiserver");
     write(&pod, "ca.crt", &cluster.pem)?;
@@ -51,9 +59,21 @@ pub fn write_secrets_if_needed(directory: &Path) -> anyhow::Result<bool> {
     let names = ["kubernetes.default.svc", "localhost", "127.0.0.1"];
     write_leaf(&pod, "apiserver", &cluster.leaf("kube-apiserver", &names)?)?;
     write_leaf(&pod, "etcd-client", &etcd.leaf("kube-apiserver", &[])?)?;
-    write_leaf(&pod, "kubelet-client", &cluster.leaf("kube-apiserver-kubelet-client", &[])?)?;
-    write_leaf(&pod, "front-proxy-client", &front.leaf("front-proxy-client", &[])?)?;
-    write(&pod, "service-account.pub", &service_account.public_key_pem())?;
+    write_leaf(
+        &pod,
+        "kubelet-client",
+        &cluster.leaf("kube-apiserver-kubelet-client", &[])?,
+    )?;
+    write_leaf(
+        &pod,
+        "front-proxy-client",
+        &front.leaf("front-proxy-client", &[])?,
+    )?;
+    write(
+        &pod,
+        "service-account.pub",
+        &service_account.public_key_pem(),
+    )?;
     write(&pod, "service-account.key", &account_key)?;
     write(&pod, "authentication.yaml", AUTHENTICATION)?;
     write(&pod, "encryption.yaml", ENCRYPTION)?;
@@ -76,7 +96,11 @@ pub fn write_secrets_if_needed(directory: &Path) -> anyhow::Result<bool> {
 
     let pod = secrets.join("compute/kube-proxy");
     let leaf = cluster.leaf("system:kube-proxy", &[])?;
-    write(&pod, "kubeconfig", &kubeconfig("https://kube.platform.test:6443", &cluster, &leaf))?;
+    write(
+        &pod,
+        "kubeconfig",
+        &kubeconfig("https://kube.platform.test:6443", &cluster, &leaf),
+    )?;
     Ok(true)
 }
 
@@ -87,7 +111,10 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        params.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::DigitalSignature,
+        ];
         let pem = params.self_signed(&key)?.pem();
         Ok(Self {
             pem,

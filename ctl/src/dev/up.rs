@@ -64,10 +64,21 @@ pub async fn start_nodes(
     let keyring = keyring::read_or_create(context).await?;
     let mut nodes = Vec::new();
     for group in &context.workspace.groups {
-        let root = keyring.group(group)?.roots.first().context("no root")?.clone();
+        let root = keyring
+            .group(group)?
+            .roots
+            .first()
+            .context("no root")?
+            .clone();
         for n in 1..=count(group) {
             let name = format!("{group}-{n}");
-            nodes.push(Node::start(&context.workspace, settings, group, &name, &root)?);
+            nodes.push(Node::start(
+                &context.workspace,
+                settings,
+                group,
+                &name,
+                &root,
+            )?);
         }
     }
     Ok(nodes)
@@ -76,14 +87,20 @@ pub async fn start_nodes(
 /// The loopback address of the environment's store.
 fn listen_address(workspace: &Workspace) -> anyhow::Result<SocketAddr> {
     let environment = &workspace.environment;
-    let url = environment.endpoint_url.as_ref().filter(|_| !environment.on_aws());
+    let url = environment
+        .endpoint_url
+        .as_ref()
+        .filter(|_| !environment.on_aws());
     let Some(url) = url else {
         return Err(crate::exit::mistake(format!(
             "environment {} is not an embedded one: it needs key_wrap = \"local\" and aws_endpoint_url",
             workspace.name
         )));
     };
-    let address = url.socket_addrs(|| None).ok().and_then(|a| a.first().copied());
+    let address = url
+        .socket_addrs(|| None)
+        .ok()
+        .and_then(|a| a.first().copied());
     match address {
         Some(address) if address.ip().is_loopback() => Ok(address),
         _ => Err(crate::exit::mistake(format!(
@@ -122,12 +139,19 @@ pub async fn up(workspace: Workspace, options: UpOptions) -> anyhow::Result<()> 
     let state = context.workspace.state_directory();
     output::line(format!("store    {}", store.endpoint()));
     for node in &nodes {
-        output::line(format!("node     {:<10} log {}", node.name, node.log().display()));
+        output::line(format!(
+            "node     {:<10} log {}",
+            node.name,
+            node.log().display()
+        ));
     }
     output::line(format!(
         "from another terminal: platformctl publish -e {name}; platformctl status -e {name}"
     ));
-    output::line(format!("Ctrl-C ends everything; the state stays in {}", state.display()));
+    output::line(format!(
+        "Ctrl-C ends everything; the state stays in {}",
+        state.display()
+    ));
     watch(&mut nodes).await?;
     for node in &mut nodes {
         node.stop().await;
@@ -151,7 +175,10 @@ async fn watch(nodes: &mut [Node]) -> anyhow::Result<()> {
         }
         for node in nodes.iter_mut() {
             if !node.is_running() {
-                output::note(format!("{} ended; starting it again (its log says why)", node.name));
+                output::note(format!(
+                    "{} ended; starting it again (its log says why)",
+                    node.name
+                ));
                 node.spawn()?;
             }
         }

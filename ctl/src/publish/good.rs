@@ -30,7 +30,10 @@ pub(super) async fn good_release(
 
 /// At least one node must have reported: a release that nobody runs is not known to be good.
 fn is_good(current: &ReleaseTarget, reports: &[NodeReport]) -> bool {
-    let mut authentic = reports.iter().filter_map(|r| r.status.as_ref().ok()).peekable();
+    let mut authentic = reports
+        .iter()
+        .filter_map(|r| r.status.as_ref().ok())
+        .peekable();
     authentic.peek().is_some()
         && authentic.all(|s| s.release == Some(current.release()) && s.error.is_none())
 }

@@ -1,10 +1,11 @@
 //! Publishing: everything immutable first, `timestamp.json` last with compare-and-swap (§5).
 //!
-//! `repository` reads and verifies what is published, `reads` makes that cheap, `progress` asks the nodes' status
-//! which release is good, and `upload` writes. A publish that crashes before the last write has published nothing;
+//! `plan` checks every group before the first write, `repository` reads and verifies what is published, `reads` makes
+//! that cheap, `good` asks the nodes' status which release is good, and `upload` writes. A publish that crashes before the last write has published nothing;
 //! the numbers it burned are skipped by the next one.
 
 mod good;
+mod plan;
 mod reads;
 mod repository;
 mod upload;
@@ -24,11 +25,12 @@ use crate::exit::mistake;
 use crate::keyring::Keyring;
 use crate::release::Content;
 
+pub use plan::{Planned, Plans, plan};
 pub use repository::{Published, RepositoryError, read_published};
 pub use upload::{PublishRace, Uploader};
 
 /// Steps of the progress bar of one group.
-pub const STEPS: u64 = 5;
+pub const STEPS: u64 = 3;
 
 /// What publishing a group did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,11 +65,10 @@ pub struct Choices {
     pub allow_empty: bool,
 }
 
-/// Publishes a group's content.
+/// Publishes a group's content: [`Planned::new`] and [`Planned::publish`] in one.
 ///
 /// # Errors
-/// [`PublishRace`] where somebody else published meanwhile; [`crate::keyring::KeyringRolledBack`]; a
-/// [`crate::exit::Mistake`] for content that may not be published; else what failed, on which object.
+/// As those two.
 pub async fn publish(
     context: &Context,
     keyring: &Keyring,
@@ -76,47 +77,8 @@ pub async fn publish(
     choices: Choices,
     bar: &ProgressBar,
 ) -> anyhow::Result<Publication> {
-    let keys = keyring.group(group)?;
-    bar.set_message("verifying what is published");
-    let published = read_published(context, keyring, group).await?;
-    bar.inc(1);
-    let digest = content.digest(keys)?;
-    if let Some(current) = published.current() {
-        keyring.check_against(current)?;
-        if current.custom.content == digest {
-            bar.inc(STEPS - 1);
-            return renew_if_due(context, keyring, group, &published).await;
-        }
-    }
-    if content.has_no_manifest() && published.current().is_some() && !choices.allow_empty {
-        return Err(mistake(format!(
-            "group {group} would run nothing: no template of manifests/{group} renders to a manifest, and every static \
-             pod of its nodes would stop. Publish with --allow-empty if that is meant"
-        )));
-    }
-
-    bar.set_message("asking the nodes which release is good");
-    let good = good::good_release(context, keyring, group, &published).await?;
-    bar.inc(1);
-    let uploader = Uploader::new(context, keys, group, &published);
-    let mut number = published.next_number();
-    loop {
-        let sealed = seal_release(context, keyring, content, &digest, number).await?;
-        let mut listed = vec![sealed.target.clone()];
-        listed.extend(good.as_ref().map(relist).transpose()?);
-        bar.set_message("uploading");
-        match uploader.upload(number, Some(&sealed.object), &listed).await? {
-            upload::Uploaded::Done => {
-                bar.inc(STEPS - 2);
-                return Ok(Publication::Released {
-                    release: number,
-                    files: content.len(),
-                    bytes: sealed.target.length,
-                });
-            }
-            upload::Uploaded::Burned => number = following(number)?,
-        }
-    }
+    let planned = Planned::new(context, keyring, group, content.clone(), choices).await?;
+    planned.publish(context, keyring, bar).await
 }
 
 /// Renews a group's signatures, whatever their age when `force` is set; else only where they are due.
@@ -131,7 +93,9 @@ pub async fn refresh(
 ) -> anyhow::Result<Publication> {
     let published = read_published(context, keyring, group).await?;
     let current = published.current().ok_or_else(|| {
-        mistake(format!("group {group} has no release yet, so nothing to renew: publish first"))
+        mistake(format!(
+            "group {group} has no release yet, so nothing to renew: publish first"
+        ))
     })?;
     keyring.check_against(current)?;
     if force {

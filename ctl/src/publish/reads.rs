@@ -1,7 +1,7 @@
 //! The publisher's reads: the tag of what it will replace, and immutable metadata read once.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -52,6 +52,28 @@ impl PublisherReads {
     }
 }
 
+/// Keeps what this machine has just published in place of what it kept before, so that its next look at the bucket
+/// reads the timestamp alone.
+pub(super) fn keep_only(kept: &Path, documents: &[(String, &Bytes)]) {
+    for entry in std::fs::read_dir(kept).into_iter().flatten().flatten() {
+        let _ = std::fs::remove_file(entry.path());
+    }
+    for (name, bytes) in documents {
+        keep(&kept.join(name), bytes);
+    }
+}
+
+/// A document that can't be kept is read again next time.
+fn keep(path: &Path, bytes: &[u8]) {
+    let made = path
+        .parent()
+        .is_some_and(|p| std::fs::create_dir_all(p).is_ok());
+    let written = durable::write_file(path, bytes, Attributes::mode(0o600));
+    if !made || written.is_err() {
+        tracing::debug!(path = %path.display(), "metadata was not kept");
+    }
+}
+
 #[async_trait]
 impl ObjectStore for PublisherReads {
     async fn get(
@@ -75,11 +97,7 @@ impl ObjectStore for PublisherReads {
                 .unwrap_or_else(PoisonError::into_inner)
                 .insert(key.to_owned(), etag.clone());
             if let Some(path) = kept {
-                let made = std::fs::create_dir_all(&self.kept).is_ok();
-                let written = durable::write_file(&path, bytes, Attributes::mode(0o600));
-                if !made || written.is_err() {
-                    tracing::debug!(path = %path.display(), "metadata was not kept");
-                }
+                keep(&path, bytes);
             }
         }
         Ok(fetched)

@@ -1,5 +1,6 @@
 //! What is published for a group, verified by the same code as the agent's.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -7,8 +8,8 @@ use jiff::Timestamp;
 use shared::names::{GroupName, ReleaseNumber};
 use shared::store::{ETag, StoreErrorKind, keys};
 use shared::trust::{
-    ReleaseTarget, StoreTransport, TrustError, TrustErrorKind, TrustStore, Trusted, metadata_url,
-    refresh, targets_url,
+    Expiration, ReleaseTarget, StoreTransport, TrustError, TrustErrorKind, TrustStore, Trusted,
+    metadata_url, refresh_with, targets_url,
 };
 
 use super::reads::PublisherReads;
@@ -51,7 +52,19 @@ pub enum RepositoryError {
     },
 }
 
-/// Reads and verifies what is published; in a steady bucket that is one request.
+/// What this machine remembers of a group's repository.
+fn remembered(context: &Context, group: &GroupName) -> PathBuf {
+    let state = context.workspace.state_directory();
+    state.join("published").join(group.as_str())
+}
+
+/// Where this machine keeps immutable metadata; see [`PublisherReads`].
+pub(super) fn kept(context: &Context, group: &GroupName) -> PathBuf {
+    remembered(context, group).join("kept")
+}
+
+/// Reads and verifies what is published; in a steady bucket that is one request. Metadata that has expired is as good
+/// a base as any: its signer is the one who can renew it, and nodes refuse it by themselves.
 ///
 /// # Errors
 /// [`RepositoryError`], or a trust directory that cannot be used.
@@ -60,17 +73,27 @@ pub async fn read_published(
     keyring: &Keyring,
     group: &GroupName,
 ) -> anyhow::Result<Published> {
-    let directory = context.workspace.state_directory().join("published").join(group.as_str());
+    let directory = remembered(context, group);
     let keys = keyring.group(group)?;
     let root = keys.roots.last().context("the keyring has no root")?;
     let trust = TrustStore::open(&directory.join("trust"), root.as_bytes())?;
-    let reads = PublisherReads::new(Arc::clone(&context.store), directory.join("kept"));
+    let reads = PublisherReads::new(Arc::clone(&context.store), kept(context, group));
     let transport = || {
         StoreTransport::new(Arc::new(reads.clone()), format!("groups/{group}"))
             .with_newest_root(keys.roots.len() as u64)
     };
     let (metadata, targets) = (metadata_url()?, targets_url()?);
-    let load = || refresh(&trust, transport(), metadata.clone(), targets.clone(), &directory);
+    let load = || {
+        let (metadata, targets) = (metadata.clone(), targets.clone());
+        refresh_with(
+            &trust,
+            transport(),
+            metadata,
+            targets,
+            &directory,
+            Expiration::Ignore,
+        )
+    };
     let mut loaded = load().await;
     if loaded.is_err() && reads.forget() {
         // A kept document that is damaged must not look like a damaged bucket.
@@ -95,7 +118,6 @@ pub async fn read_published(
             }
             .into()),
         },
-        // A publisher may always sign again what has expired; nodes are the ones that must refuse it.
         Err(source) => Err(RepositoryError::Refused {
             group: group.clone(),
             source,
@@ -152,7 +174,11 @@ impl Published {
                 r.snapshot().signed.version,
                 r.timestamp().signed.version,
             ];
-            versions.into_iter().map(std::num::NonZeroU64::get).max().unwrap_or(0)
+            versions
+                .into_iter()
+                .map(std::num::NonZeroU64::get)
+                .max()
+                .unwrap_or(0)
         });
         ReleaseNumber::new(last.saturating_add(1))
             .unwrap_or(ReleaseNumber::from(std::num::NonZeroU64::MIN))

@@ -13,10 +13,14 @@ use shared::store::{
     Backoff, ETag, Fetched, ObjectStore, PutCondition, StoreError, StoreErrorKind, keys,
     put_immutable, with_retries,
 };
-use shared::trust::sign::{Lives, ListedTarget, SignedDocuments, Versions, sign_documents};
-use shared::trust::{StoreTransport, Trusted, TrustStore, metadata_url, refresh, targets_url};
+use shared::trust::sign::{ListedTarget, Lives, SignedDocuments, Versions, sign_documents};
+use shared::trust::{
+    Expiration, StoreTransport, TrustStore, Trusted, metadata_url, refresh_with, targets_url,
+};
 
 use super::Published;
+use super::reads::keep_only;
+use super::repository::kept as kept_directory;
 use crate::context::Context;
 
 /// The encrypted bundle and its place.
@@ -134,6 +138,11 @@ impl<'a> Uploader<'a> {
             return Ok(Uploaded::Burned);
         }
         self.put_timestamp(&documents).await?;
+        let kept = [
+            (format!("{number}.targets.json"), &documents.targets),
+            (format!("{number}.snapshot.json"), &documents.snapshot),
+        ];
+        keep_only(&kept_directory(self.context, self.group), &kept);
         Ok(Uploaded::Done)
     }
 
@@ -162,6 +171,7 @@ impl<'a> Uploader<'a> {
         Ok(())
     }
 
+    /// The write that publishes; afterwards it is known whether it did, or said that it is not.
     async fn put_timestamp(&self, documents: &SignedDocuments) -> anyhow::Result<()> {
         let key = keys::timestamp(self.group);
         let condition = match &self.base {
@@ -169,21 +179,51 @@ impl<'a> Uploader<'a> {
             None => PutCondition::Absent,
         };
         let bytes = &documents.timestamp;
-        let put = with_retries(Backoff::INTERACTIVE, || {
-            self.store().put(&key, bytes.clone(), condition.clone())
-        })
-        .await;
-        let Err(error) = put else { return Ok(()) };
-        // The write may have happened and its answer been lost: what lies there now decides.
-        let limit = limits::METADATA_BYTES;
-        let there = with_retries(Backoff::INTERACTIVE, || self.store().get(&key, limit, None)).await;
-        match there {
-            Ok(Fetched::Object { bytes: there, .. }) if there == *bytes => Ok(()),
-            Ok(_) if error.kind == StoreErrorKind::Conflict => Err(self.race().await.into()),
-            _ => Err(anyhow::Error::new(error).context(format!(
+        let backoff = Backoff::INTERACTIVE;
+        let mut attempt = 1;
+        loop {
+            let put = || self.store().put(&key, bytes.clone(), condition.clone());
+            let Err(error) = with_retries(backoff, put).await else {
+                return Ok(());
+            };
+            // The write may have happened and its answer been lost: what lies there now decides.
+            let (there, tag) = match self.look(&key).await {
+                Ok(Some((there, tag))) => (Some(there), Some(tag)),
+                Ok(None) => (None, None),
+                Err(unseen) => {
+                    return Err(anyhow::Error::new(unseen).context(format!(
+                        "the last write of group {} failed ({error}), and whether it happened could not be seen: look \
+                         at `platformctl diff`",
+                        self.group
+                    )));
+                }
+            };
+            if there.as_ref() == Some(bytes) {
+                return Ok(());
+            }
+            if tag != self.base {
+                return Err(self.race().await.into());
+            }
+            // S3 answers 409 while another write of the key is under way; that one may come to nothing.
+            if error.kind == StoreErrorKind::Conflict && attempt < backoff.attempts {
+                tokio::time::sleep(backoff.pause(attempt)).await;
+                attempt += 1;
+                continue;
+            }
+            return Err(anyhow::Error::new(error).context(format!(
                 "cannot publish group {}: its last write failed, so nothing was published",
                 self.group
-            ))),
+            )));
+        }
+    }
+
+    async fn look(&self, key: &str) -> Result<Option<(Bytes, ETag)>, StoreError> {
+        let get = || self.store().get(key, limits::METADATA_BYTES, None);
+        match with_retries(Backoff::INTERACTIVE, get).await {
+            Ok(Fetched::Object { bytes, etag }) => Ok(Some((bytes, etag))),
+            Ok(Fetched::NotModified) => Ok(None),
+            Err(e) if e.kind == StoreErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
         }
     }
 
@@ -191,7 +231,12 @@ impl<'a> Uploader<'a> {
         let winner = match self.winner().await {
             Ok(trusted) => trusted.current().map(|r| {
                 let c = &r.custom;
-                format!("release {} by {} at {:.0}", r.release(), c.published_by, c.published_at)
+                format!(
+                    "release {} by {} at {:.0}",
+                    r.release(),
+                    c.published_by,
+                    c.published_at
+                )
             }),
             Err(e) => Some(format!("it could not be read ({e})")),
         };
@@ -205,8 +250,20 @@ impl<'a> Uploader<'a> {
         let directory = tempfile::tempdir()?;
         let root = self.keys.roots.last().context("no root")?;
         let trust = TrustStore::open(&directory.path().join("trust"), root.as_bytes())?;
-        let transport =
-            StoreTransport::new(Arc::clone(&self.context.store), format!("groups/{}", self.group));
-        Ok(refresh(&trust, transport, metadata_url()?, targets_url()?, directory.path()).await?)
+        let transport = StoreTransport::new(
+            Arc::clone(&self.context.store),
+            format!("groups/{}", self.group),
+        );
+        let (metadata, targets) = (metadata_url()?, targets_url()?);
+        let work = directory.path();
+        Ok(refresh_with(
+            &trust,
+            transport,
+            metadata,
+            targets,
+            work,
+            Expiration::Ignore,
+        )
+        .await?)
     }
 }

@@ -95,6 +95,8 @@ pub fn prepare(
         content.add(&format!("manifests/{name}"), bytes, 0o600, Origin::Template)?;
     }
     content.entries.sort_by_cached_key(|e| write_order(&e.path));
+    // Any number does to see whether the limits are kept.
+    content.number(ReleaseNumber::from(std::num::NonZeroU64::MIN))?;
     Ok((content, findings))
 }
 
@@ -102,9 +104,8 @@ pub fn prepare(
 
 impl Content {
     fn add(&mut self, path: &str, bytes: &[u8], mode: u32, origin: Origin) -> anyhow::Result<()> {
-        let path = EntryPath::new(path).with_context(|| {
-            format!("a file of group {} cannot go into a release", self.group)
-        })?;
+        let path = EntryPath::new(path)
+            .with_context(|| format!("a file of group {} cannot go into a release", self.group))?;
         let entry = FileEntry::describe(path.clone(), bytes, Mode::new(mode), origin);
         self.entries.push(entry);
         self.bytes.insert(path, SecretBytes::new(bytes.to_vec()));
@@ -163,6 +164,9 @@ impl Content {
     /// Whether the group would run nothing.
     #[must_use]
     pub fn has_no_manifest(&self) -> bool {
-        !self.entries.iter().any(|e| e.path.as_str().starts_with("manifests/"))
+        !self
+            .entries
+            .iter()
+            .any(|e| e.path.as_str().starts_with("manifests/"))
     }
 }

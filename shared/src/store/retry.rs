@@ -67,7 +67,7 @@ where
 }
 
 /// Writes an immutable object so that repeating is harmless: an object that is there already with the same bytes is
-/// a success (an earlier answer was lost).
+/// a success (an earlier answer was lost), also where no answer came at all.
 ///
 /// # Errors
 /// [`StoreErrorKind::Conflict`] where other bytes hold that key; else the last failure.
@@ -80,17 +80,27 @@ pub async fn put_immutable(
     let put = with_retries(backoff, || {
         store.put(key, bytes.clone(), PutCondition::Absent)
     });
-    let conflict = match put.await {
+    let failure = match put.await {
         Ok(_) => return Ok(()),
-        Err(e) if e.kind == StoreErrorKind::Conflict => e,
+        // After a failure on the way the write may have happened all the same.
+        Err(e) if e.kind == StoreErrorKind::Conflict || e.kind.is_transient() => e,
         Err(e) => return Err(e),
     };
     let limit = bytes.len() as u64;
     match with_retries(backoff, || store.get(key, limit, None)).await {
         Ok(Fetched::Object { bytes: there, .. }) if there == *bytes => Ok(()),
-        Ok(_) => Err(conflict),
-        Err(e) if e.kind == StoreErrorKind::TooLarge => Err(conflict),
-        Err(e) => Err(e),
+        Ok(_) => Err(taken(failure)),
+        Err(e) if e.kind == StoreErrorKind::TooLarge => Err(taken(failure)),
+        Err(e) if failure.kind == StoreErrorKind::Conflict => Err(e),
+        Err(_) => Err(failure),
+    }
+}
+
+/// Other bytes hold the key, whatever kept us from being told.
+fn taken(failure: StoreError) -> StoreError {
+    StoreError {
+        kind: StoreErrorKind::Conflict,
+        ..failure
     }
 }
 

@@ -21,6 +21,7 @@ use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserialization
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
+use aws_smithy_types::retry::ErrorKind;
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use tokio::time::timeout;
@@ -224,6 +225,10 @@ where
         SdkError::TimeoutError(_) => StoreErrorKind::Timeout,
         SdkError::DispatchFailure(f) if f.is_timeout() => StoreErrorKind::Timeout,
         SdkError::DispatchFailure(f) if f.is_io() => StoreErrorKind::Connection,
+        // A connection that was closed in place of an answer.
+        SdkError::DispatchFailure(f) if f.as_other() == Some(ErrorKind::TransientError) => {
+            StoreErrorKind::Connection
+        }
         SdkError::ServiceError(_) | SdkError::ResponseError(_) => {
             kind_of(status_of(&e).unwrap_or(0), code)
         }
@@ -297,11 +302,11 @@ impl ObjectStore for S3Store {
             .set_if_none_match(absent)
             .set_if_match(matches)
             .body(ByteStream::from(bytes));
-        within(limit, "put", key, async {
+        let sent = Box::pin(async {
             let answer = request.send().await.map_err(|e| failed("put", key, e))?;
             Ok(ETag::new(answer.e_tag().unwrap_or_default()))
-        })
-        .await
+        });
+        within(limit, "put", key, sent).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {

@@ -78,6 +78,41 @@ impl Trusted {
     }
 }
 
+/// What is done about metadata past its expiry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiration {
+    /// It is refused: the freeze protection of every node.
+    Enforce,
+    /// It is taken. Only for whoever holds the signing keys, who reads in order to sign again: without this an expired
+    /// repository could never be renewed. Signatures, digests and versions are checked all the same.
+    Ignore,
+}
+
+/// Updates the trust store from a repository and gives its targets; metadata past its expiry is refused.
+///
+/// # Errors
+/// As [`refresh_with`].
+pub async fn refresh<T>(
+    store: &TrustStore,
+    transport: T,
+    metadata_base: Url,
+    targets_base: Url,
+    work_directory: &Path,
+) -> Result<Trusted, TrustError>
+where
+    T: Transport + Clone + 'static,
+{
+    refresh_with(
+        store,
+        transport,
+        metadata_base,
+        targets_base,
+        work_directory,
+        Expiration::Enforce,
+    )
+    .await
+}
+
 /// Updates the trust store from a repository and gives its targets.
 ///
 /// tough works on a copy in a new directory below `work_directory`. What it verified is then made current durably,
@@ -86,12 +121,13 @@ impl Trusted {
 ///
 /// # Errors
 /// [`TrustError`]; what was trusted before still is.
-pub async fn refresh<T>(
+pub async fn refresh_with<T>(
     store: &TrustStore,
     transport: T,
     metadata_base: Url,
     targets_base: Url,
     work_directory: &Path,
+    expiration: Expiration,
 ) -> Result<Trusted, TrustError>
 where
     T: Transport + Clone + 'static,
@@ -107,7 +143,7 @@ where
     let before = lay_out(store, work.path()).map_err(TrustError::Store)?;
 
     let recorder = Recorder::new(transport, metadata_base.clone());
-    let loaded = RepositoryLoader::new(&root, metadata_base, targets_base)
+    let loading = RepositoryLoader::new(&root, metadata_base, targets_base)
         .transport(recorder.clone())
         .limits(Limits {
             max_root_size: limits::METADATA_BYTES,
@@ -117,9 +153,13 @@ where
             max_root_updates: limits::ROOT_UPDATES,
         })
         .datastore(work.path())
-        .expiration_enforcement(ExpirationEnforcement::Safe)
-        .load()
-        .await;
+        .expiration_enforcement(match expiration {
+            Expiration::Enforce => ExpirationEnforcement::Safe,
+            Expiration::Ignore => ExpirationEnforcement::Unsafe,
+        })
+        .load();
+    // Boxed: tough's future is tens of kilobytes, and every caller's would be.
+    let loaded = Box::pin(loading).await;
 
     adopt(store, work.path(), &before, &recorder).map_err(TrustError::Store)?;
     let repository = loaded.map_err(|e| TrustError::Refresh(Box::new(e)))?;

@@ -1,4 +1,4 @@
-//! The signing side: the documents of a repository from keys in memory.
+//! The signing side: the documents of a repository from keys in memory (§3.5).
 
 use std::collections::HashMap;
 use std::fmt;

@@ -48,6 +48,16 @@ impl MemoryStore {
     }
 }
 
+/// A refresh only reads.
+fn unused(operation: &'static str, key: &str) -> StoreError {
+    StoreError {
+        operation,
+        key: key.to_owned(),
+        kind: StoreErrorKind::Other,
+        source: None,
+    }
+}
+
 #[async_trait]
 impl ObjectStore for MemoryStore {
     async fn get(&self, key: &str, _: u64, _: Option<&ETag>) -> Result<Fetched, StoreError> {
@@ -69,16 +79,16 @@ impl ObjectStore for MemoryStore {
         }
     }
 
-    async fn put(&self, _: &str, _: Bytes, _: PutCondition) -> Result<ETag, StoreError> {
-        unreachable!()
+    async fn put(&self, key: &str, _: Bytes, _: PutCondition) -> Result<ETag, StoreError> {
+        Err(unused("put", key))
     }
 
-    async fn list(&self, _: &str) -> Result<Vec<String>, StoreError> {
-        unreachable!()
+    async fn list(&self, key: &str) -> Result<Vec<String>, StoreError> {
+        Err(unused("list", key))
     }
 
-    async fn delete(&self, _: &str) -> Result<(), StoreError> {
-        unreachable!()
+    async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        Err(unused("delete", key))
     }
 
     fn server_time(&self) -> Option<ServerTime> {
@@ -136,6 +146,14 @@ impl Fixture {
 
     async fn refresh(&self) -> Result<Trusted, TrustError> {
         refresh_at(&self.bucket, &self.trust(), self.dir.path()).await
+    }
+
+    async fn refresh_to_sign_again(&self) -> Result<Trusted, TrustError> {
+        let transport =
+            StoreTransport::new(Arc::<MemoryStore>::clone(&self.bucket), "groups/secure");
+        let (m, t) = (metadata_url().unwrap(), targets_url().unwrap());
+        let (store, work) = (self.store(), self.dir.path());
+        refresh_with(&store, transport, m, t, work, Expiration::Ignore).await
     }
 
     async fn refused(&self, kind: TrustErrorKind) {
@@ -206,6 +224,11 @@ async fn refuses_expired_wrong_key_and_mixed_metadata() {
         .unwrap();
     f.bucket.publish(&expired);
     f.refused(TrustErrorKind::Expired).await;
+    let trusted = f.refresh_to_sign_again().await.unwrap();
+    assert_eq!(trusted.timestamp_version(), 1);
+    assert!(trusted.expiry().earliest() < Timestamp::now());
+    // What the signer took is no licence for anybody else.
+    f.refused(TrustErrorKind::Expired).await;
 
     let other = RepositoryKeys::generate().unwrap();
     let other_root = sign_root(&other, None, version(1), Timestamp::now())
@@ -217,6 +240,8 @@ async fn refuses_expired_wrong_key_and_mixed_metadata() {
         .unwrap();
     f.bucket.publish(&forged);
     f.refused(TrustErrorKind::Signature).await;
+    let error = f.refresh_to_sign_again().await.expect_err("forged");
+    assert_eq!(error.kind(), TrustErrorKind::Signature, "{error:?}");
 
     let genuine = f.documents(3).await;
     f.bucket.publish(&genuine);

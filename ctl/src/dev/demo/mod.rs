@@ -24,7 +24,10 @@ pub async fn demo(agent: PathBuf, keep: bool) -> anyhow::Result<()> {
     let played = steps::play(&mut stage).await;
     stage.strike().await;
     if keep || played.is_err() {
-        output::line(format!("the tour's directory is kept: {}", directory.keep().display()));
+        output::line(format!(
+            "the tour's directory is kept: {}",
+            directory.keep().display()
+        ));
     }
     played?;
     output::line("\nevery step of the tour was as it should be");

@@ -116,7 +116,15 @@ impl Stage {
         let keys = self.keyring.group(group)?;
         let (content, _) = prepare(&context.workspace, group, Some(keys), Timestamp::now())?;
         let bar = ProgressBar::hidden();
-        publish(context, &self.keyring, group, &content, Choices::default(), &bar).await
+        publish(
+            context,
+            &self.keyring,
+            group,
+            &content,
+            Choices::default(),
+            &bar,
+        )
+        .await
     }
 
     /// Puts another value into a template.
@@ -153,7 +161,12 @@ impl Stage {
             if began.elapsed() > PATIENCE {
                 let said: Vec<String> = statuses
                     .iter()
-                    .map(|s| format!("{}: release {:?}, {}, {:?}", s.node, s.release, s.phase, s.error))
+                    .map(|s| {
+                        format!(
+                            "{}: release {:?}, {}, {:?}",
+                            s.node, s.release, s.phase, s.error
+                        )
+                    })
                     .collect();
                 bail!(
                     "after {} s it is not so that {what}; the nodes say:\n  {}",
@@ -171,9 +184,11 @@ impl Stage {
         release: ReleaseNumber,
     ) -> anyhow::Result<()> {
         let what = format!("every {group} node is on release {release}");
-        self.until(group, &what, |s| s.release == Some(release) && s.error.is_none())
-            .await
-            .map(drop)
+        self.until(group, &what, |s| {
+            s.release == Some(release) && s.error.is_none()
+        })
+        .await
+        .map(drop)
     }
 
     /// Waits until `wanted` holds; gives the time it took.
@@ -196,7 +211,10 @@ impl Stage {
 fn environment(directory: &Path, port: u16) -> anyhow::Result<Workspace> {
     let text = include_str!("../../../../environments/local.tfvars")
         .replace("127.0.0.1:9191", &format!("127.0.0.1:{port}"));
-    put(&directory.join("environments/local.tfvars"), text.as_bytes())?;
+    put(
+        &directory.join("environments/local.tfvars"),
+        text.as_bytes(),
+    )?;
     Workspace::open(directory, crate::context::LOCAL)
 }
 
@@ -221,8 +239,6 @@ pub(super) fn manifests(node: &Node) -> anyhow::Result<BTreeMap<String, Vec<u8>>
 }
 
 /// The manifests of all nodes of the secure group, which an attack must not change.
-pub(super) fn secure_manifests(
-    stage: &Stage,
-) -> anyhow::Result<Vec<BTreeMap<String, Vec<u8>>>> {
+pub(super) fn secure_manifests(stage: &Stage) -> anyhow::Result<Vec<BTreeMap<String, Vec<u8>>>> {
     stage.nodes_of(SECURE).map(manifests).collect()
 }

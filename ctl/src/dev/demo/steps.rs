@@ -7,9 +7,7 @@ use anyhow::{bail, ensure};
 use async_trait::async_trait;
 use bytes::Bytes;
 use shared::names::ReleaseNumber;
-use shared::store::{
-    ETag, Fetched, ObjectStore, PutCondition, ServerTime, StoreError, keys,
-};
+use shared::store::{ETag, Fetched, ObjectStore, PutCondition, ServerTime, StoreError, keys};
 
 use super::stage::{POLL, Stage, manifests, put, secure_manifests};
 use crate::context::Context;
@@ -47,7 +45,9 @@ async fn publish(stage: &Stage, context: &Context, group: &str) -> anyhow::Resul
             files,
             bytes,
         } => {
-            said(format!("published {group} release {release}: {files} files, {bytes} bytes encrypted"));
+            said(format!(
+                "published {group} release {release}: {files} files, {bytes} bytes encrypted"
+            ));
             Ok(release)
         }
         other => bail!("publishing {group} gave {other:?} instead of a release"),
@@ -66,7 +66,10 @@ async fn first_release(stage: &Stage) -> anyhow::Result<()> {
         ensure!(!names.is_empty(), "{} has no manifest", node.name);
         said(format!("{:<10} runs {}", node.name, names.join(", ")));
     }
-    said(format!("all 5 nodes have it, verified, {:.1} s after publish began", began.elapsed().as_secs_f64()));
+    said(format!(
+        "all 5 nodes have it, verified, {:.1} s after publish began",
+        began.elapsed().as_secs_f64()
+    ));
     Ok(())
 }
 
@@ -86,9 +89,16 @@ async fn amended_manifest(stage: &Stage) -> anyhow::Result<()> {
                 })
             })
             .await?;
-        said(format!("{:<10} has it on disk {:.2} s after publish began", node.name, began.elapsed().as_secs_f64()));
+        said(format!(
+            "{:<10} has it on disk {:.2} s after publish began",
+            node.name,
+            began.elapsed().as_secs_f64()
+        ));
     }
-    said(format!("(signing, encrypting and uploading took {:.2} s of that)", published.as_secs_f64()));
+    said(format!(
+        "(signing, encrypting and uploading took {:.2} s of that)",
+        published.as_secs_f64()
+    ));
     stage.until_release(SECURE, release).await
 }
 
@@ -96,7 +106,9 @@ async fn nothing_to_publish(stage: &Stage) -> anyhow::Result<()> {
     step("publish again without a change");
     match stage.publish(&stage.context, &stage.group(SECURE)?).await? {
         Publication::Unchanged { release } => {
-            said(format!("nothing differs from release {release}; nothing was published"));
+            said(format!(
+                "nothing differs from release {release}; nothing was published"
+            ));
             Ok(())
         }
         other => bail!("a publish without a change gave {other:?}"),
@@ -117,9 +129,16 @@ async fn corrupt_timestamp(stage: &Stage) -> anyhow::Result<()> {
     let statuses = stage.until(SECURE, what, |s| s.error.is_some()).await?;
     for status in &statuses {
         let error = status.error.as_ref().map_or("", |e| e.message.as_str());
-        said(format!("{:<10} refuses it: {}", status.node, first_line(error)));
+        said(format!(
+            "{:<10} refuses it: {}",
+            status.node,
+            first_line(error)
+        ));
     }
-    ensure!(secure_manifests(stage)? == before, "the forged timestamp changed a manifest");
+    ensure!(
+        secure_manifests(stage)? == before,
+        "the forged timestamp changed a manifest"
+    );
     put(&path, &genuine)?;
     let what = "every secure node recovers";
     stage.until(SECURE, what, |s| s.error.is_none()).await?;
@@ -138,14 +157,23 @@ async fn corrupt_bundle(stage: &Stage) -> anyhow::Result<()> {
     let statuses = stage.until(SECURE, what, |s| s.error.is_some()).await?;
     for status in &statuses {
         let error = status.error.as_ref().map_or("", |e| e.message.as_str());
-        said(format!("{:<10} refuses it: {}", status.node, first_line(error)));
+        said(format!(
+            "{:<10} refuses it: {}",
+            status.node,
+            first_line(error)
+        ));
     }
-    ensure!(secure_manifests(stage)? == before, "the corrupted bundle changed a manifest");
+    ensure!(
+        secure_manifests(stage)? == before,
+        "the corrupted bundle changed a manifest"
+    );
     stage.amend("secure/kube-scheduler.yaml.j2", "cpu: 175m", "cpu: 180m")?;
     let next = publish(stage, &stage.context, SECURE).await?;
     ensure!(next > release, "release numbers must grow");
     stage.until_release(SECURE, next).await?;
-    said(format!("nothing on disk changed; the next release, {next}, is on every node"));
+    said(format!(
+        "nothing on disk changed; the next release, {next}, is on every node"
+    ));
     Ok(())
 }
 
@@ -159,10 +187,20 @@ async fn edited_on_a_node(stage: &Stage) -> anyhow::Result<()> {
     put(&path, b"# edited by hand\n")?;
     let began = Instant::now();
     let what = format!("{} has put etcd.yaml back", node.name);
-    stage.wait(&what, || std::fs::read(&path).is_ok_and(|b| b == genuine)).await?;
+    stage
+        .wait(&what, || std::fs::read(&path).is_ok_and(|b| b == genuine))
+        .await?;
     let took = began.elapsed();
-    ensure!(took.as_secs_f64() < 1.0, "the repair took {:.1} s", took.as_secs_f64());
-    said(format!("{:<10} put it back after {} ms", node.name, took.as_millis()));
+    ensure!(
+        took.as_secs_f64() < 1.0,
+        "the repair took {:.1} s",
+        took.as_secs_f64()
+    );
+    said(format!(
+        "{:<10} put it back after {} ms",
+        node.name,
+        took.as_millis()
+    ));
     Ok(())
 }
 
@@ -171,14 +209,23 @@ async fn store_gone(stage: &mut Stage) -> anyhow::Result<()> {
     let before = secure_manifests(stage)?;
     stage.stop_store().await;
     tokio::time::sleep(POLL * 2).await;
-    ensure!(stage.nodes.iter_mut().all(|n| n.is_running()), "an agent ended with the store");
+    ensure!(
+        stage.nodes.iter_mut().all(|n| n.is_running()),
+        "an agent ended with the store"
+    );
     if let Some(node) = stage.nodes.first_mut() {
         node.stop().await;
         node.spawn()?;
     }
     tokio::time::sleep(POLL).await;
-    ensure!(stage.nodes.iter_mut().all(|n| n.is_running()), "an agent does not start offline");
-    ensure!(secure_manifests(stage)? == before, "a manifest changed while the store was away");
+    ensure!(
+        stage.nodes.iter_mut().all(|n| n.is_running()),
+        "an agent does not start offline"
+    );
+    ensure!(
+        secure_manifests(stage)? == before,
+        "a manifest changed while the store was away"
+    );
     said("every node keeps the last good release, one of them restarted without network");
     stage.start_store().await?;
     for group in [SECURE, COMPUTE] {

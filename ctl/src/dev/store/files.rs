@@ -164,6 +164,10 @@ impl ObjectFiles {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
         }
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "a power cut may lose the newest put of the embedded store, never tear one"
+        )]
         let file = staged.persist(path).map_err(|failed| failed.error)?;
         self.remember(path, Identity::of(&file.metadata()?), etag.clone());
         Ok(())
@@ -183,6 +187,10 @@ impl ObjectFiles {
     }
 
     /// Writes a small file beside the objects, whole or not at all. Blocks.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a power cut may lose the newest put of the embedded store, never tear one"
+    )]
     pub(super) fn write_whole(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let mut staged = self.stage()?;
         staged.write_all(content)?;

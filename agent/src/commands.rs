@@ -1,0 +1,202 @@
+//! The verbs of the command line; each says how the process ends.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use shared::documents::Hold;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::cli::{Command, HoldArgs};
+use crate::clock::{Clock as _, SystemClock};
+use crate::config::{Config, ConfigError};
+use crate::disk::{DiskError, verify_offline};
+use crate::engine::{Agent, Outcome};
+use crate::hold::HoldFile;
+use crate::{http, parts};
+
+/// How the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// 0
+    Done,
+    /// 1
+    Failed,
+    /// 2
+    Usage,
+    /// 3
+    Differs,
+}
+
+/// Carries a verb out.
+///
+/// # Errors
+/// Whatever went wrong; [`exit_of`] says how to end then.
+pub async fn carry_out(command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Run(args) => run(&Config::load(&args.config)?).await,
+        Command::Once(args) => once(&Config::load(&args.config)?).await,
+        Command::Verify(args) => verify(&Config::load(&args.config)?),
+        Command::Hold(args) => hold(&args),
+    }
+}
+
+/// How to end after an error: a bad configuration and a second agent are the caller's mistakes.
+#[must_use]
+pub fn exit_of(error: &anyhow::Error) -> Exit {
+    let second = matches!(
+        error.downcast_ref::<DiskError>(),
+        Some(DiskError::Locked { .. } | DiskError::OtherNode { .. })
+    );
+    if second || error.downcast_ref::<ConfigError>().is_some() {
+        return Exit::Usage;
+    }
+    Exit::Failed
+}
+
+// === impl Exit ===
+
+impl Exit {
+    /// The process's exit code.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Differs => 3,
+        }
+    }
+}
+
+async fn run(config: &Config) -> anyhow::Result<Exit> {
+    let parts = parts::open(config).await?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        environment = %config.environment,
+        group = %config.group,
+        node = %config.node,
+        bucket = config.bucket,
+        release = ?parts.disk.release(),
+        "platform-agent"
+    );
+    let server = config.metrics_listen.map(|address| {
+        let metrics = parts.metrics.clone();
+        tokio::spawn(async move {
+            http::serve(address, metrics).await;
+        })
+    });
+    let shutdown = on_signal().context("cannot listen for signals")?;
+    Agent::new(parts).run(shutdown).await;
+    if let Some(server) = server {
+        server.abort();
+    }
+    Ok(Exit::Done)
+}
+
+/// Becomes true at the first SIGTERM or SIGINT.
+fn on_signal() -> std::io::Result<watch::Receiver<bool>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        let _ = stop.send(true);
+    });
+    Ok(stopped)
+}
+
+async fn once(config: &Config) -> anyhow::Result<Exit> {
+    let mut agent = Agent::new(parts::open(config).await?);
+    let outcome = agent.once().await;
+    let release = match agent.release() {
+        Some(n) => format!("release {n}"),
+        None => "no release".to_owned(),
+    };
+    match outcome {
+        Outcome::Adopted(release) => say(&format!("adopted release {release}")),
+        Outcome::Unchanged => say(&format!("{release} is current")),
+        Outcome::Held => {
+            let reason = agent.hold().map_or("", |h| h.reason.as_str());
+            say(&format!("{release}, held: {reason}"))?;
+            return Ok(Exit::Differs);
+        }
+        Outcome::Failed | Outcome::Interrupted => match agent.error() {
+            Some(error) => anyhow::bail!("{release} stays; {}: {}", error.phase, error.message),
+            None => anyhow::bail!("{release} stays; interrupted"),
+        },
+    }?;
+    Ok(Exit::Done)
+}
+
+fn verify(config: &Config) -> anyhow::Result<Exit> {
+    let seen = verify_offline(&parts::paths(config))?;
+    for drift in &seen.drift {
+        say(&format!("{}: {:?}", drift.path, drift.kind).to_lowercase())?;
+    }
+    for foreign in &seen.foreign {
+        say(&format!("{foreign}: not the agent's"))?;
+    }
+    if let Some(release) = seen.applying {
+        say(&format!("release {release} is half applied"))?;
+    }
+    let Some(release) = seen.release else {
+        say("no release has been adopted yet")?;
+        return Ok(Exit::Differs);
+    };
+    if !seen.copy_intact {
+        say(&format!("the verified copy of release {release} is damaged"))?;
+    }
+    if seen.is_clean() && seen.copy_intact {
+        say(&format!("{} files as in release {release}", seen.files))?;
+        return Ok(Exit::Done);
+    }
+    Ok(Exit::Differs)
+}
+
+fn hold(args: &HoldArgs) -> anyhow::Result<Exit> {
+    let config = Config::load(&args.config)?;
+    let file = hold_file(&config.state_directory)?;
+    let Some(reason) = args.reason.as_ref().filter(|_| !args.lift) else {
+        file.lift()?;
+        say("lifted: the agent repairs and adopts again from its next poll on")?;
+        return Ok(Exit::Done);
+    };
+    let since = SystemClock.now();
+    let until = args.time.map(|time| since.checked_add(time)).transpose();
+    let hold = Hold {
+        reason: reason.clone(),
+        since,
+        until: until.context("that is longer than time goes")?,
+    };
+    file.place(&hold)?;
+    say(&match hold.until {
+        Some(until) => format!("held until {}", seconds(until)),
+        None => "held until lifted with `platform-agent hold --lift`".to_owned(),
+    })?;
+    Ok(Exit::Done)
+}
+
+fn hold_file(state_directory: &Path) -> anyhow::Result<HoldFile> {
+    if !state_directory.is_dir() {
+        anyhow::bail!(
+            "{} is no directory: no agent has run here",
+            state_directory.display()
+        );
+    }
+    Ok(HoldFile::in_directory(state_directory))
+}
+
+fn seconds(time: Timestamp) -> Timestamp {
+    time.round(jiff::Unit::Second).unwrap_or(time)
+}
+
+/// What a person reads: one line on standard output.
+fn say(line: &str) -> std::io::Result<()> {
+    writeln!(std::io::stdout(), "{line}")
+}

@@ -1,0 +1,260 @@
+//! The agent's configuration file: TOML, read in three stages, every mistake reported at once with its line.
+//!
+//! Text → [`reader`], what the file says, key by key, each with its place → defaults for what it leaves out →
+//! [`Config`], in which every value has been checked. `agent/dist/agent.toml.sample` shows every key.
+
+mod credentials;
+mod reader;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use shared::names::{EnvironmentName, GroupName, NodeId};
+
+pub use credentials::{CredentialsError, StoreCredentials};
+
+use reader::Reader;
+
+/// Where `/etc/kubernetes` lies, if the file does not say.
+pub const DEFAULT_ROOT_DIRECTORY: &str = "/";
+/// Where the agent keeps its own state, if the file does not say.
+pub const DEFAULT_STATE_DIRECTORY: &str = "/var/lib/platform-agent";
+/// How often the bucket is asked, if the file does not say.
+pub const DEFAULT_POLL_INTERVAL_SECONDS: i64 = 10;
+/// The longest poll period: a day.
+pub const MAXIMUM_POLL_INTERVAL_SECONDS: i64 = 86_400;
+/// Where metrics are served, if the file does not say: loopback only.
+pub const DEFAULT_METRICS_LISTEN: &str = "127.0.0.1:9102";
+
+/// A configuration file whose every value has been checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The node's environment.
+    pub environment: EnvironmentName,
+    /// The node's group.
+    pub group: GroupName,
+    /// The node's own name. It is required, and not asked of the instance metadata service: the bucket's policy is
+    /// what decides under which name a node may write, and a wrong guess would only show there.
+    pub node: NodeId,
+    /// The secrets bucket.
+    pub bucket: String,
+    /// Its region.
+    pub region: String,
+    /// Another endpoint than AWS's own.
+    pub endpoint_url: Option<String>,
+    /// Where `/etc/kubernetes` lies.
+    pub root_directory: PathBuf,
+    /// Where the agent keeps its own state.
+    pub state_directory: PathBuf,
+    /// The TUF root that came with the machine.
+    pub trusted_root: PathBuf,
+    /// How often the bucket is asked.
+    pub poll_interval: Duration,
+    /// Where `/metrics` and `/healthz` are served, if anywhere.
+    pub metrics_listen: Option<SocketAddr>,
+    /// What opens a release's identity.
+    pub key_wrap: KeyWrapConfig,
+    /// A file with credentials; none means AWS's default chain.
+    pub credentials_file: Option<PathBuf>,
+}
+
+/// What opens a release's identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyWrapConfig {
+    /// AWS KMS with this key.
+    AwsKms {
+        /// The key's id, ARN or alias; pinned on decrypt.
+        key_id: String,
+    },
+    /// An age identity in a file.
+    LocalFile {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// One thing that is wrong with a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The line it is on, counted from 1; none for what is missing.
+    pub line: Option<usize>,
+    /// What is wrong, naming the key.
+    pub message: String,
+}
+
+/// A configuration file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("cannot read the configuration {path}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It says something that can't be.
+    #[error("the configuration cannot be used:{}", listed(path, mistakes))]
+    Mistakes {
+        /// Which file.
+        path: PathBuf,
+        /// Everything that is wrong with it, in the order of its lines.
+        mistakes: Vec<Mistake>,
+    },
+}
+
+fn listed(path: &Path, mistakes: &[Mistake]) -> String {
+    mistakes
+        .iter()
+        .map(|m| match m.line {
+            Some(line) => format!("\n  {}:{line}: {}", path.display(), m.message),
+            None => format!("\n  {}: {}", path.display(), m.message),
+        })
+        .collect()
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "line {line}: {}", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every mistake in it.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text).map_err(|mistakes| ConfigError::Mistakes {
+            path: path.to_owned(),
+            mistakes,
+        })
+    }
+
+    /// Checks the text of a file.
+    ///
+    /// # Errors
+    /// Every mistake in it, in the order of the lines.
+    pub fn parse(text: &str) -> Result<Self, Vec<Mistake>> {
+        let mut file = Reader::new(text);
+        let environment = file.required_text("environment").checked(EnvironmentName::new);
+        let group = file.required_text("group").checked(GroupName::new);
+        let node = file.required_text("node").checked(NodeId::new);
+        let bucket = file.required_text("bucket").checked(not_empty);
+        let region = file.required_text("region").checked(not_empty);
+        let endpoint_url = file.text("endpoint_url").checked_if_given(http_url);
+        let root_directory = file
+            .text_or("root_directory", DEFAULT_ROOT_DIRECTORY)
+            .checked(absolute);
+        let state_directory = file
+            .text_or("state_directory", DEFAULT_STATE_DIRECTORY)
+            .checked(absolute);
+        let trusted_root = file.required_text("trusted_root").checked(absolute);
+        let poll_interval = file
+            .integer_or("poll_interval_seconds", DEFAULT_POLL_INTERVAL_SECONDS)
+            .checked(seconds);
+        let metrics_listen = file
+            .text_or("metrics_listen", DEFAULT_METRICS_LISTEN)
+            .checked(listen);
+        let credentials_file = file.text("credentials_file").checked_if_given(absolute);
+        let key_wrap = key_wrap(&mut file);
+        let mistakes = file.finish();
+        let all = (|| {
+            Some(Self {
+                environment: environment?,
+                group: group?,
+                node: node?,
+                bucket: bucket?,
+                region: region?,
+                endpoint_url: endpoint_url?,
+                root_directory: root_directory?,
+                state_directory: state_directory?,
+                trusted_root: trusted_root?,
+                poll_interval: poll_interval?,
+                metrics_listen: metrics_listen?,
+                key_wrap: key_wrap?,
+                credentials_file: credentials_file?,
+            })
+        })();
+        match all {
+            Some(config) if mistakes.is_empty() => Ok(config),
+            _ => Err(mistakes),
+        }
+    }
+}
+
+fn key_wrap(file: &mut Reader<'_>) -> Option<KeyWrapConfig> {
+    let mut section = file.required_section("key_wrap")?;
+    let method = section.required_text("method").checked(|m| match m.as_str() {
+        "aws-kms" | "local-file" => Ok(m),
+        _ => Err("must be \"aws-kms\" or \"local-file\""),
+    });
+    match method?.as_str() {
+        "aws-kms" => {
+            let key_id = section.required_text("key_id").checked(not_empty)?;
+            Some(KeyWrapConfig::AwsKms { key_id })
+        }
+        _ => {
+            let path = section.required_text("path").checked(absolute)?;
+            Some(KeyWrapConfig::LocalFile { path })
+        }
+    }
+}
+
+fn not_empty(text: String) -> Result<String, &'static str> {
+    if text.trim().is_empty() {
+        return Err("must not be empty");
+    }
+    Ok(text)
+}
+
+fn absolute(text: String) -> Result<PathBuf, &'static str> {
+    let path = PathBuf::from(text);
+    if !path.is_absolute() {
+        return Err("must be an absolute path");
+    }
+    Ok(path)
+}
+
+fn http_url(text: String) -> Result<String, &'static str> {
+    let rest = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"));
+    match rest {
+        Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(text),
+        _ => Err("must be a URL that begins with http:// or https://"),
+    }
+}
+
+fn seconds(n: i64) -> Result<Duration, String> {
+    match u64::try_from(n) {
+        Ok(s) if (1..=MAXIMUM_POLL_INTERVAL_SECONDS).contains(&n) => Ok(Duration::from_secs(s)),
+        _ => Err(format!(
+            "must be between 1 and {MAXIMUM_POLL_INTERVAL_SECONDS}"
+        )),
+    }
+}
+
+fn listen(text: String) -> Result<Option<SocketAddr>, &'static str> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse()
+        .map(Some)
+        .map_err(|_| "must be an address and a port, such as 127.0.0.1:9102, or empty")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,366 @@
+//! What a release must be before the first byte of it is written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Component, Path};
+
+use jiff::Timestamp;
+use shared::bundle::Release;
+use shared::check::certificate::{CertProblem, check_pem_files};
+use shared::check::manifest::{ManifestProblem, PodSummary, check_manifest};
+use shared::check::secret_dir::{SECRETS_ROOT, parse_secret_dir_path, secret_dir_digest};
+use shared::check::set::{SetProblem, check_set};
+use shared::digest::Sha256Digest;
+use shared::documents::GroupKey;
+use shared::names::{EntryPath, Place, ReleaseNumber};
+
+use super::ledger::{Ledger, OwnedFile};
+use super::paths::{OwnedPath, OwnedPlace, SecretDirectory};
+
+/// The one file that a release may bring for the agent itself.
+const GROUP_KEY: &str = "group.key";
+
+/// One reason why a release is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckProblem {
+    /// Made for another environment or group.
+    OtherNode {
+        /// For what it was made, `environment/group`.
+        found: String,
+        /// What this node is.
+        expected: String,
+    },
+    /// Older than what is on the disk.
+    Older {
+        /// The release on the disk.
+        committed: ReleaseNumber,
+    },
+    /// A release without a manifest over one that has some: kubelet would end every pod of the node.
+    NoManifests,
+    /// Kubelet would refuse or misread a manifest.
+    Manifest {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        problem: ManifestProblem,
+    },
+    /// Manifests that can't lie beside each other.
+    Set(SetProblem),
+    /// A certificate or key.
+    Certificate(CertProblem),
+    /// A manifest mounts secrets that are not in this release.
+    SecretPath {
+        /// The manifest.
+        file: String,
+        /// The field in it.
+        field: String,
+        /// The path it names.
+        path: String,
+    },
+    /// A file for the agent that this agent does not know, or a group key that is none.
+    AgentFile {
+        /// The file.
+        path: EntryPath,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+}
+
+/// A release that may not be written, with everything that is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckError {
+    /// The release.
+    pub release: ReleaseNumber,
+    /// At least one.
+    pub problems: Vec<CheckProblem>,
+}
+
+/// A release whose content passed every check, with what there is to know about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckedRelease {
+    release: Release,
+    wanted: Wanted,
+}
+
+/// What a node has to hold for a release: no contents, only what to compare.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) release: ReleaseNumber,
+    /// In the order of writing.
+    pub(crate) files: Vec<WantedFile>,
+    pub(crate) directories: BTreeSet<SecretDirectory>,
+    /// Manifest file name → its pod.
+    pub(crate) pods: BTreeMap<String, PodSummary>,
+}
+
+/// One file of a release: its entry in the bundle, and what it has to be on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WantedFile {
+    pub(crate) entry: EntryPath,
+    pub(crate) owned: OwnedFile,
+}
+
+/// Checks a release for a node with this ledger, at the time `now`.
+pub(crate) fn check(
+    release: &Release,
+    ledger: &Ledger,
+    now: Timestamp,
+) -> Result<CheckedRelease, CheckError> {
+    let digests = directory_digests(release);
+    let mut problems = check_place(release, ledger);
+    let pods = check_manifests(release, &digests, &mut problems);
+    check_certificates(release, now, &mut problems);
+    check_agent_files(release, &mut problems);
+    if problems.is_empty() {
+        Ok(CheckedRelease {
+            wanted: wanted(release, &digests, pods),
+            release: release.clone(),
+        })
+    } else {
+        Err(CheckError {
+            release: release.index().release,
+            problems,
+        })
+    }
+}
+
+fn check_place(release: &Release, ledger: &Ledger) -> Vec<CheckProblem> {
+    let index = release.index();
+    let mut problems = Vec::new();
+    if index.environment != ledger.environment || index.group != ledger.group {
+        problems.push(CheckProblem::OtherNode {
+            found: format!("{}/{}", index.environment, index.group),
+            expected: format!("{}/{}", ledger.environment, ledger.group),
+        });
+    }
+    if let Some(committed) = ledger.release.map(|c| c.release)
+        && index.release < committed
+    {
+        problems.push(CheckProblem::Older { committed });
+    }
+    let is_manifest = |path: &OwnedPath| matches!(path.place(), OwnedPlace::Manifest(_));
+    let had = ledger.files.iter().any(|file| is_manifest(&file.path));
+    let has = |entry: &EntryPath| matches!(entry.place(), Place::Manifest(_));
+    if had && !index.files.iter().any(|file| has(&file.path)) {
+        problems.push(CheckProblem::NoManifests);
+    }
+    problems
+}
+
+fn check_manifests(
+    release: &Release,
+    digests: &BTreeMap<String, Sha256Digest>,
+    problems: &mut Vec<CheckProblem>,
+) -> BTreeMap<String, PodSummary> {
+    let mut pods = Vec::new();
+    for (entry, bytes) in release.files() {
+        let Place::Manifest(file) = entry.path.place() else {
+            continue;
+        };
+        match check_manifest(file, bytes.expose()) {
+            Ok(pod) => pods.push((file.to_owned(), pod)),
+            Err(found) => problems.extend(found.into_iter().map(|problem| {
+                let file = file.to_owned();
+                CheckProblem::Manifest { file, problem }
+            })),
+        }
+    }
+    problems.extend(check_set(&pods).into_iter().map(CheckProblem::Set));
+    for (file, pod) in &pods {
+        for mount in &pod.host_paths {
+            if is_below_secrets(&mount.path) && !names_directory(&mount.path, digests) {
+                problems.push(CheckProblem::SecretPath {
+                    file: file.clone(),
+                    field: mount.field.clone(),
+                    path: mount.path.clone(),
+                });
+            }
+        }
+    }
+    pods.into_iter().collect()
+}
+
+/// Whether a path leads to the secrets of pods, however it is spelled.
+fn is_below_secrets(path: &str) -> bool {
+    let plain = |path: &str| -> Vec<String> {
+        let components = Path::new(path).components();
+        components
+            .filter(|c| !matches!(c, Component::CurDir))
+            .map(|c| c.as_os_str().to_string_lossy().into_owned())
+            .collect()
+    };
+    plain(path).starts_with(&plain(SECRETS_ROOT))
+}
+
+fn names_directory(path: &str, digests: &BTreeMap<String, Sha256Digest>) -> bool {
+    parse_secret_dir_path(path).is_some_and(|(pod, digest)| {
+        digests
+            .get(pod)
+            .is_some_and(|wanted| wanted.to_string() == digest)
+    })
+}
+
+fn check_certificates(release: &Release, now: Timestamp, problems: &mut Vec<CheckProblem>) {
+    let mut directories: BTreeMap<String, BTreeMap<String, &[u8]>> = BTreeMap::new();
+    for (entry, bytes) in release.files() {
+        let Some((directory, name)) = entry.path.as_str().rsplit_once('/') else {
+            continue;
+        };
+        if matches!(entry.path.place(), Place::Secret { .. } | Place::Host(_)) {
+            let files = directories.entry(directory.to_owned()).or_default();
+            files.insert(name.to_owned(), bytes.expose());
+        }
+    }
+    for (directory, files) in &directories {
+        let report = check_pem_files(directory, files, now);
+        problems.extend(report.problems.into_iter().map(CheckProblem::Certificate));
+    }
+}
+
+fn check_agent_files(release: &Release, problems: &mut Vec<CheckProblem>) {
+    for (entry, bytes) in release.files() {
+        let Place::Agent(name) = entry.path.place() else {
+            continue;
+        };
+        let is_key = || {
+            let text = std::str::from_utf8(bytes.expose()).ok();
+            text.is_some_and(|text| text.parse::<GroupKey>().is_ok())
+        };
+        let why = if name != GROUP_KEY {
+            "this agent does not know that file"
+        } else if entry.mode.bits() & 0o077 != 0 {
+            "its mode lets others read it"
+        } else if !is_key() {
+            "it is not a group key"
+        } else {
+            continue;
+        };
+        problems.push(CheckProblem::AgentFile {
+            path: entry.path.clone(),
+            why,
+        });
+    }
+}
+
+fn directory_digests(release: &Release) -> BTreeMap<String, Sha256Digest> {
+    let digest = |files: BTreeMap<&str, (u32, &[u8])>| {
+        let named: BTreeMap<String, (u32, &[u8])> = files
+            .into_iter()
+            .map(|(name, file)| (name.to_owned(), file))
+            .collect();
+        secret_dir_digest(&named).parse().ok()
+    };
+    release
+        .secret_directories()
+        .into_iter()
+        .filter_map(|(pod, files)| Some((pod.to_owned(), digest(files)?)))
+        .collect()
+}
+
+fn wanted(
+    release: &Release,
+    digests: &BTreeMap<String, Sha256Digest>,
+    pods: BTreeMap<String, PodSummary>,
+) -> Wanted {
+    let index = release.index();
+    let files = index.files.iter().filter_map(|file| {
+        Some(WantedFile {
+            entry: file.path.clone(),
+            owned: OwnedFile {
+                path: OwnedPath::of(&file.path, digests).ok()?,
+                sha256: file.sha256,
+                bytes: file.bytes,
+                mode: file.mode,
+                uid: file.uid,
+                gid: file.gid,
+            },
+        })
+    });
+    let directories = digests.iter().map(|(pod, digest)| SecretDirectory {
+        pod: pod.clone(),
+        digest: *digest,
+    });
+    Wanted {
+        release: index.release,
+        files: files.collect(),
+        directories: directories.collect(),
+        pods,
+    }
+}
+
+// === impl CheckedRelease ===
+
+impl CheckedRelease {
+    /// A release that was checked before it was kept on this node. What a newer agent or a later hour would say about
+    /// it is no reason to leave the node without it.
+    pub(crate) fn kept(release: Release) -> Self {
+        let digests = directory_digests(&release);
+        let pods = check_manifests(&release, &digests, &mut Vec::new());
+        Self {
+            wanted: wanted(&release, &digests, pods),
+            release,
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> ReleaseNumber {
+        self.wanted.release
+    }
+
+    /// The release itself.
+    #[must_use]
+    pub fn release(&self) -> &Release {
+        &self.release
+    }
+
+    /// Its pods: manifest file name → pod.
+    #[must_use]
+    pub fn pods(&self) -> &BTreeMap<String, PodSummary> {
+        &self.wanted.pods
+    }
+
+    pub(crate) fn wanted(&self) -> &Wanted {
+        &self.wanted
+    }
+}
+
+// === impl CheckError ===
+
+impl std::error::Error for CheckError {}
+
+impl fmt::Display for CheckError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list: Vec<String> = self.problems.iter().map(ToString::to_string).collect();
+        write!(
+            f,
+            "release {} is refused: {}",
+            self.release,
+            list.join("; ")
+        )
+    }
+}
+
+impl fmt::Display for CheckProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OtherNode { found, expected } => {
+                write!(f, "it was made for {found}, and this node is {expected}")
+            }
+            Self::Older { committed } => {
+                write!(f, "release {committed} is already on this node")
+            }
+            Self::NoManifests => {
+                f.write_str("it has no manifest, and would end every pod of this node")
+            }
+            Self::Manifest { file, problem } => write!(f, "manifests/{file}: {problem}"),
+            Self::Set(problem) => problem.fmt(f),
+            Self::Certificate(problem) => problem.fmt(f),
+            Self::SecretPath { file, field, path } => write!(
+                f,
+                "manifests/{file}: {field}: {path:?} is not a secret directory of this release"
+            ),
+            Self::AgentFile { path, why } => write!(f, "{path}: {why}"),
+        }
+    }
+}

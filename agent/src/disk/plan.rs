@@ -1,0 +1,239 @@
+//! What has to be done, decided without touching anything.
+
+use std::collections::BTreeSet;
+
+use shared::check::manifest::PodSummary;
+use shared::names::{EntryPath, ReleaseNumber};
+
+use super::check::Wanted;
+use super::compare::{DriftKind, by_directory, compare_directory, compare_file, same_content};
+use super::error::Obstacle;
+use super::ledger::Ledger;
+use super::observe::{DirectoryState, Observed, State};
+use super::paths::{OwnedPath, OwnedPlace, SecretDirectory};
+
+/// A manifest whose pod must have ended before others are written: they take over its name or a host port of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakeOver {
+    /// The manifest to remove first. It may be among those written afterwards.
+    pub path: OwnedPath,
+    /// The pod that ends.
+    pub pod: PodSummary,
+}
+
+/// The way from what is on the disk to a release. The order of the fields is the order of the work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The release.
+    pub release: ReleaseNumber,
+    /// Secret directories to make or to mend.
+    pub create_secret_directories: Vec<SecretDirectory>,
+    /// Host files, addons and the agent's own to write, in the order of the index.
+    pub write_host: Vec<EntryPath>,
+    /// Manifests to remove, and pods to wait for, before any manifest is written.
+    pub take_over: Vec<TakeOver>,
+    /// Manifests to write, in the order of the index.
+    pub write_manifests: Vec<EntryPath>,
+    /// Files to remove: owned, and absent from the signed release.
+    pub remove_files: Vec<OwnedPath>,
+    /// Secret directories that no manifest will name any more.
+    pub remove_secret_directories: Vec<SecretDirectory>,
+    /// Files that are already as they have to be.
+    pub unchanged: Vec<OwnedPath>,
+}
+
+impl Plan {
+    fn empty(release: ReleaseNumber) -> Self {
+        Self {
+            release,
+            create_secret_directories: Vec::new(),
+            write_host: Vec::new(),
+            take_over: Vec::new(),
+            write_manifests: Vec::new(),
+            remove_files: Vec::new(),
+            remove_secret_directories: Vec::new(),
+            unchanged: Vec::new(),
+        }
+    }
+
+    /// Whether the disk already holds the release (the ledger may still name another).
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.create_secret_directories.is_empty()
+            && self.write_host.is_empty()
+            && self.take_over.is_empty()
+            && self.write_manifests.is_empty()
+            && self.remove_files.is_empty()
+            && self.remove_secret_directories.is_empty()
+    }
+}
+
+/// Plans. Where anything is in the way, all of it is named and there is no plan.
+pub(crate) fn plan(
+    ledger: &Ledger,
+    observed: &Observed,
+    wanted: &Wanted,
+) -> Result<Plan, Vec<Obstacle>> {
+    match plan_around(ledger, observed, wanted) {
+        (plan, obstacles) if obstacles.is_empty() => Ok(plan),
+        (_, obstacles) => Err(obstacles),
+    }
+}
+
+/// Plans what can be done, and names what is in the way of the rest.
+pub(crate) fn plan_around(
+    ledger: &Ledger,
+    observed: &Observed,
+    wanted: &Wanted,
+) -> (Plan, Vec<Obstacle>) {
+    let mut obstacles = Vec::new();
+    let mut plan = Plan::empty(wanted.release);
+    plan_files(ledger, observed, wanted, &mut plan, &mut obstacles);
+    plan_directories(ledger, observed, wanted, &mut plan, &mut obstacles);
+    plan_removals(ledger, observed, wanted, &mut plan);
+    plan_take_overs(ledger, observed, wanted, &mut plan);
+    (plan, obstacles)
+}
+
+fn plan_files(
+    ledger: &Ledger,
+    observed: &Observed,
+    wanted: &Wanted,
+    plan: &mut Plan,
+    obstacles: &mut Vec<Obstacle>,
+) {
+    let owned: BTreeSet<&OwnedPath> = ledger.files.iter().map(|file| &file.path).collect();
+    for file in &wanted.files {
+        let path = &file.owned.path;
+        let place = path.place();
+        if matches!(place, OwnedPlace::Secret { .. }) {
+            continue;
+        }
+        let found = observed.files.get(path);
+        let is_owned = owned.contains(path);
+        let in_the_way = match found {
+            Some(State::Directory) => Some("a directory"),
+            Some(State::BelowFile) => Some("below something that is no directory"),
+            Some(State::Special(what)) if !is_owned => Some(*what),
+            Some(State::Regular(found)) if !is_owned && !same_content(&file.owned, found) => {
+                Some("another's file, with another content")
+            }
+            _ => None,
+        };
+        if let Some(what) = in_the_way {
+            obstacles.push(Obstacle {
+                path: path.to_string(),
+                what,
+            });
+        } else if compare_file(&file.owned, found, observed.owners).is_none() {
+            plan.unchanged.push(path.clone());
+        } else if matches!(place, OwnedPlace::Manifest(_)) {
+            plan.write_manifests.push(file.entry.clone());
+        } else {
+            plan.write_host.push(file.entry.clone());
+        }
+    }
+}
+
+fn plan_directories(
+    ledger: &Ledger,
+    observed: &Observed,
+    wanted: &Wanted,
+    plan: &mut Plan,
+    obstacles: &mut Vec<Obstacle>,
+) {
+    for (directory, files) in by_directory(wanted.files.iter().map(|file| &file.owned)) {
+        let found = observed.directories.get(&directory);
+        let drift = compare_directory(&files, found, observed.owners);
+        if drift.is_empty() {
+            plan.unchanged
+                .extend(files.values().map(|file| file.path.clone()));
+            continue;
+        }
+        let is_owned = ledger.secret_directories.contains(&directory);
+        // What has the right bytes under the right names is taken over, and gets its modes and owners.
+        let is_strange = |kind: &DriftKind| !matches!(kind, DriftKind::Mode | DriftKind::Owner);
+        let what = match found {
+            Some(DirectoryState::NotADirectory) => Some("no directory"),
+            Some(_) if !is_owned && drift.iter().any(|(_, kind)| is_strange(kind)) => {
+                Some("another's directory, with another content")
+            }
+            _ => None,
+        };
+        match what {
+            Some(what) => obstacles.push(Obstacle {
+                path: format!("secrets/{directory}"),
+                what,
+            }),
+            None => plan.create_secret_directories.push(directory),
+        }
+    }
+}
+
+/// Only what the ledger says is the agent's, and the signed release does not have.
+fn plan_removals(ledger: &Ledger, observed: &Observed, wanted: &Wanted, plan: &mut Plan) {
+    let stays: BTreeSet<&OwnedPath> = wanted.files.iter().map(|file| &file.owned.path).collect();
+    let is_manifest = |path: &OwnedPath| matches!(path.place(), OwnedPlace::Manifest(_));
+    // The reverse of the order of writing: what depends on others ends first.
+    let goes = ledger.files.iter().rev().map(|file| &file.path);
+    let goes = goes.filter(|path| {
+        let found = observed.files.get(*path);
+        !stays.contains(path) && matches!(found, Some(State::Regular(_) | State::Special(_)))
+    });
+    let (manifests, others): (Vec<_>, Vec<_>) = goes.cloned().partition(is_manifest);
+    plan.remove_files = manifests;
+    plan.remove_files.extend(others);
+    let goes = ledger.secret_directories.iter().filter(|directory| {
+        let found = observed.directories.get(directory);
+        !wanted.directories.contains(directory)
+            && matches!(found, Some(DirectoryState::Directory { .. }))
+    });
+    plan.remove_secret_directories = goes.cloned().collect();
+}
+
+/// Two running pods of one name, or with one host port, are what kubelet makes of a plain write here: so the old one goes
+/// first. A directory without any manifest would end every pod: the last one is then written over or removed afterwards.
+fn plan_take_overs(ledger: &Ledger, observed: &Observed, wanted: &Wanted, plan: &mut Plan) {
+    let written: BTreeSet<&str> = plan.write_manifests.iter().map(EntryPath::as_str).collect();
+    let is_taken_over = |path: &OwnedPath, old: &PodSummary| {
+        let OwnedPlace::Manifest(own) = path.place() else {
+            return false;
+        };
+        let renamed = wanted.pods.get(own).is_some_and(|new| !same_pod(old, new));
+        let wanted_elsewhere = wanted.pods.iter().any(|(file, new)| {
+            let is_written = written.contains(format!("manifests/{file}").as_str());
+            let clash = same_pod(old, new) || !old.host_ports.is_disjoint(&new.host_ports);
+            file != own && is_written && clash
+        });
+        renamed || wanted_elsewhere
+    };
+    let leaves =
+        |path: &OwnedPath| plan.remove_files.contains(path) || written.contains(path.as_str());
+    let mut take_over: Vec<TakeOver> = ledger
+        .files
+        .iter()
+        .rev()
+        .filter_map(|file| Some((&file.path, observed.pods.get(&file.path)?)))
+        .filter(|(path, old)| leaves(path) && is_taken_over(path, old))
+        .map(|(path, pod)| TakeOver {
+            path: path.clone(),
+            pod: pod.clone(),
+        })
+        .collect();
+    let stays = |path: &OwnedPath| {
+        observed.pods.contains_key(path) && !take_over.iter().any(|taken| taken.path == *path)
+    };
+    if !ledger.files.iter().any(|file| stays(&file.path)) {
+        take_over.pop();
+    }
+    plan.remove_files
+        .retain(|path| !take_over.iter().any(|taken| taken.path == *path));
+    plan.take_over = take_over;
+}
+
+fn same_pod(a: &PodSummary, b: &PodSummary) -> bool {
+    (&a.namespace, &a.name) == (&b.namespace, &b.name)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,79 @@
+//! Finishing what a crash interrupted.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use shared::durable;
+
+use super::Disk;
+use super::apply::ApplyReport;
+use super::check::CheckedRelease;
+use super::copy;
+use super::error::DiskError;
+use super::paths::NodePaths;
+
+/// What there was to finish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovery {
+    /// Temporaries of a killed process that opening the disk removed.
+    pub swept: usize,
+    /// The release that was being applied, now committed; none where nothing was.
+    pub finished: Option<ApplyReport>,
+}
+
+impl Disk {
+    /// Finishes a release whose application was interrupted, from its verified copy. Call it once after
+    /// [`Disk::open`], and whenever [`Disk::apply`] failed and no newer release is there.
+    ///
+    /// # Errors
+    /// [`DiskError::CopyDamaged`] where the copy can't be used: everything is kept as it is.
+    pub fn recover(&mut self) -> Result<Recovery, DiskError> {
+        let swept = std::mem::take(&mut self.swept);
+        let Some(to) = self.ledger.applying else {
+            if self.ledger.release.is_some() {
+                self.clean()?;
+            }
+            let finished = None;
+            return Ok(Recovery { swept, finished });
+        };
+        let checked = CheckedRelease::kept(copy::read(&self.paths, &self.ledger, &to)?);
+        let plan = self.plan(&checked)?;
+        let finished = Some(self.carry_out(&checked, to, &plan)?);
+        Ok(Recovery { swept, finished })
+    }
+}
+
+/// Removes the temporaries of a killed process everywhere the agent writes; gives their number.
+pub(crate) fn sweep(paths: &NodePaths) -> Result<usize, DiskError> {
+    let mut swept = 0;
+    for directory in [
+        paths.state().to_owned(),
+        paths.releases(),
+        paths.trust(),
+        paths.manifests(),
+    ] {
+        swept += durable::sweep_temporaries(&directory)?;
+    }
+    for directory in [paths.secrets(), paths.host(), paths.addons()] {
+        swept += sweep_below(&directory)?;
+    }
+    Ok(swept)
+}
+
+fn sweep_below(directory: &Path) -> Result<usize, DiskError> {
+    let mut swept = durable::sweep_temporaries(directory)?;
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(e) => return Err(DiskError::io("list", directory)(e)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(DiskError::io("list", directory))?;
+        // Never through a link.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            swept += sweep_below(&entry.path())?;
+        }
+    }
+    Ok(swept)
+}

@@ -1,0 +1,75 @@
+//! Putting back what differs from the ledger.
+
+use super::Disk;
+use super::check::CheckedRelease;
+use super::copy;
+use super::error::DiskError;
+use super::plan::plan_around;
+use super::work::{FileOutcome, Outcome};
+
+/// What was put back.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RepairReport {
+    /// Relative to `/etc/kubernetes` (`agent/…` for the agent's own files), in the order of the work.
+    pub restored: Vec<String>,
+}
+
+impl Disk {
+    /// Puts everything that drifted back from the verified copy, without the network: only what the ledger names, and
+    /// nothing is removed but what does not belong into a secret directory. Where a release is half applied, that is
+    /// finished instead.
+    ///
+    /// # Errors
+    /// [`DiskError::CopyDamaged`] where the copy can't be used, [`DiskError::Foreign`] where something is in the way of
+    /// a file; the first failure, after everything was tried.
+    pub fn repair(&mut self) -> Result<RepairReport, DiskError> {
+        if self.ledger.applying.is_some() {
+            let finished = self.recover()?.finished;
+            let outcomes = finished.map(|report| report.files).unwrap_or_default();
+            return Ok(restored(outcomes));
+        }
+        let Some(committed) = self.ledger.release else {
+            return Ok(RepairReport::default());
+        };
+        if self.verify()?.drift.is_empty() {
+            return Ok(RepairReport::default());
+        }
+        let release = copy::read(&self.paths, &self.ledger, &committed)?;
+        let checked = CheckedRelease::kept(release);
+        let observed = self.observe(&checked)?;
+        let (plan, obstacles) = plan_around(&self.ledger, &observed, checked.wanted());
+        self.fingerprints = None;
+
+        let mut work = self.work(&checked);
+        let mut failures = Vec::new();
+        for directory in &plan.create_secret_directories {
+            failures.extend(work.secret_directory(directory).err());
+        }
+        for entry in &plan.write_host {
+            failures.extend(work.host_file(entry).err());
+        }
+        for entry in &plan.write_manifests {
+            failures.extend(work.manifest(entry).err());
+        }
+        let report = restored(work.outcomes);
+        if !obstacles.is_empty() {
+            failures.push(DiskError::Foreign(obstacles));
+        }
+        match failures.into_iter().next() {
+            None => Ok(report),
+            Some(failure) => {
+                tracing::warn!(restored = ?report.restored, "repaired in part");
+                Err(failure)
+            }
+        }
+    }
+}
+
+fn restored(outcomes: Vec<FileOutcome>) -> RepairReport {
+    let written = outcomes
+        .into_iter()
+        .filter(|file| file.outcome == Outcome::Written);
+    RepairReport {
+        restored: written.map(|file| file.path).collect(),
+    }
+}

@@ -1,0 +1,265 @@
+//! The single changes that applying and repairing are made of, with a fail point before and after each.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, lchown};
+use std::path::{Path, PathBuf};
+
+use shared::durable::{self, TEMPORARY_PREFIX};
+use shared::names::EntryPath;
+
+use super::AtStep;
+use super::check::{CheckedRelease, WantedFile};
+use super::compare::{DriftKind, by_directory, compare_directory, directory_attributes};
+use super::error::DiskError;
+use super::ledger::OwnedFile;
+use super::observe;
+use super::paths::{NodePaths, OwnedPath, OwnedPlace, SecretDirectory};
+use super::plan::TakeOver;
+use super::pod_end::{PodEnd, PodEnded};
+use super::write::{PRIVATE, PUBLIC, attributes, create_directory, privileged};
+
+/// What became of one file or directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Written, or made.
+    Written,
+    /// Removed.
+    Removed,
+    /// Already right.
+    Unchanged,
+    /// Removed for its pod to end first; the pod did not end in time, and the work went on.
+    PodStillThere,
+}
+
+/// One file's or directory's outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileOutcome {
+    /// Relative to `/etc/kubernetes` (`agent/…` for the agent's own files).
+    pub path: String,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// Changes the disk towards one release.
+pub(crate) struct Work<'a> {
+    pub(crate) paths: &'a NodePaths,
+    pub(crate) checked: &'a CheckedRelease,
+    pub(crate) pod_end: &'a dyn PodEnd,
+    pub(crate) at_step: &'a AtStep,
+    pub(crate) outcomes: Vec<FileOutcome>,
+}
+
+impl Work<'_> {
+    pub(crate) fn step(&self, name: &'static str) -> Result<(), DiskError> {
+        (self.at_step)(name)
+    }
+
+    pub(crate) fn report(&mut self, path: impl ToString, outcome: Outcome) {
+        let path = path.to_string();
+        self.outcomes.push(FileOutcome { path, outcome });
+    }
+
+    /// Makes a secret directory, whole before it is seen; mends one that is there and wrong, file by file: its pod has
+    /// the directory mounted, and would not see another in its place.
+    pub(crate) fn secret_directory(
+        &mut self,
+        directory: &SecretDirectory,
+    ) -> Result<(), DiskError> {
+        self.step("apply::secret-directory.before")?;
+        let at = self.paths.secret_directory(directory);
+        if fs::symlink_metadata(&at).is_ok() {
+            self.mend(directory, &at)?;
+        } else {
+            self.build(directory, &at)?;
+        }
+        self.report(format!("secrets/{directory}"), Outcome::Written);
+        self.step("apply::secret-directory.after")
+    }
+
+    fn build(&self, directory: &SecretDirectory, at: &Path) -> Result<(), DiskError> {
+        let temporary = temporary(at, "new", directory)?;
+        create_directory(&self.paths.secrets().join(&directory.pod), PRIVATE)?;
+        // Left by a failure earlier in this process's life.
+        remove_tree(&temporary)?;
+        let built = self.fill(directory, &temporary);
+        if built.is_err() && !matches!(built, Err(DiskError::Stopped(_))) {
+            // Best effort: on a full disk the space is needed, and the first error is the one that matters.
+            let _ = remove_tree(&temporary);
+        }
+        built?;
+        durable::publish_directory(&temporary, at)?;
+        Ok(())
+    }
+
+    fn fill(&self, directory: &SecretDirectory, temporary: &Path) -> Result<(), DiskError> {
+        let made = DirBuilder::new().mode(PRIVATE).create(temporary);
+        made.map_err(DiskError::io("make directory", temporary))?;
+        let files = self.files_of(directory);
+        for (name, file) in &files {
+            let bytes = self.bytes_at(&file.entry)?;
+            durable::write_new_file(&temporary.join(name), bytes, attributes(&file.owned))?;
+        }
+        set_attributes(temporary, files.iter().map(|(_, file)| &file.owned))?;
+        self.step("apply::secret-directory.filled")
+    }
+
+    fn mend(&self, directory: &SecretDirectory, at: &Path) -> Result<(), DiskError> {
+        let (observed, _) = observe::observe(self.paths, [], [directory])?;
+        let files = self.files_of(directory);
+        let wanted = by_directory(files.iter().map(|(_, file)| &file.owned));
+        let wanted = wanted.get(directory).cloned().unwrap_or_default();
+        let found = observed.directories.get(directory);
+        for (name, kind) in compare_directory(&wanted, found, observed.owners) {
+            let Some(name) = name else {
+                set_attributes(at, wanted.values().copied())?;
+                continue;
+            };
+            let path = at.join(&name);
+            match (kind, files.iter().find(|(own, _)| *own == name)) {
+                // The directory is the agent's, and its name says all that is in it.
+                (DriftKind::Extra, _) | (_, None) => remove_tree(&path)?,
+                (kind, Some((_, file))) => {
+                    if kind == DriftKind::Kind && path.is_dir() {
+                        remove_tree(&path)?;
+                    }
+                    let bytes = self.bytes_at(&file.entry)?;
+                    durable::write_file(&path, bytes, attributes(&file.owned))?;
+                }
+            }
+        }
+        Ok(durable::sync_directory(at)?)
+    }
+
+    /// Writes a host file, an addon or a file of the agent's own.
+    pub(crate) fn host_file(&mut self, entry: &EntryPath) -> Result<(), DiskError> {
+        self.step("apply::host.before")?;
+        self.file(entry)?;
+        self.step("apply::host.after")
+    }
+
+    /// Writes a manifest.
+    pub(crate) fn manifest(&mut self, entry: &EntryPath) -> Result<(), DiskError> {
+        self.step("apply::manifest.before")?;
+        self.file(entry)?;
+        self.step("apply::manifest.after")
+    }
+
+    fn file(&mut self, entry: &EntryPath) -> Result<(), DiskError> {
+        let files = &self.checked.wanted().files;
+        let Some(file) = files.iter().find(|file| file.entry == *entry) else {
+            return Err(not_in_release(entry));
+        };
+        let (path, attributes) = (file.owned.path.clone(), attributes(&file.owned));
+        let at = self.paths.resolve(&path);
+        if let Some(parent) = at.parent() {
+            create_directory(parent, PUBLIC)?;
+        }
+        durable::write_file(&at, self.bytes_at(entry)?, attributes)?;
+        self.report(path, Outcome::Written);
+        Ok(())
+    }
+
+    /// Ends a pod whose name or host port another one takes.
+    pub(crate) fn take_over(&mut self, take_over: &TakeOver) -> Result<(), DiskError> {
+        self.step("apply::take-over.before")?;
+        durable::remove_file(&self.paths.resolve(&take_over.path))?;
+        self.step("apply::take-over.removed")?;
+        let outcome = match self.pod_end.wait(&take_over.pod) {
+            PodEnded::Gone => Outcome::Removed,
+            PodEnded::StillThere => {
+                tracing::warn!(manifest = %take_over.path, pod = %take_over.pod.name, "the pod did not end in time");
+                Outcome::PodStillThere
+            }
+        };
+        self.report(&take_over.path, outcome);
+        self.step("apply::take-over.after")
+    }
+
+    /// Removes an owned file.
+    pub(crate) fn remove(&mut self, path: &OwnedPath) -> Result<(), DiskError> {
+        self.step("apply::remove.before")?;
+        durable::remove_file(&self.paths.resolve(path))?;
+        self.report(path, Outcome::Removed);
+        self.step("apply::remove.after")
+    }
+
+    fn bytes_at(&self, entry: &EntryPath) -> Result<&[u8], DiskError> {
+        let bytes = self.checked.release().bytes(entry);
+        bytes
+            .map(|bytes| bytes.expose())
+            .ok_or_else(|| not_in_release(entry))
+    }
+
+    fn files_of(&self, directory: &SecretDirectory) -> Vec<(String, &WantedFile)> {
+        let files = self.checked.wanted().files.iter();
+        let own = files.filter_map(|file| match file.owned.path.place() {
+            OwnedPlace::Secret { directory: d, name } if d == *directory => {
+                Some((name.to_owned(), file))
+            }
+            _ => None,
+        });
+        own.collect()
+    }
+}
+
+/// Removes a secret directory: out of sight first, so that no one sees a part of it.
+pub(crate) fn remove_secret_directory(
+    paths: &NodePaths,
+    directory: &SecretDirectory,
+) -> Result<(), DiskError> {
+    let at = paths.secret_directory(directory);
+    let temporary = temporary(&at, "old", directory)?;
+    remove_tree(&temporary)?;
+    if at.is_dir() {
+        durable::publish_directory(&at, &temporary)?;
+        remove_tree(&temporary)?;
+    }
+    let pod = paths.secrets().join(&directory.pod);
+    // Only where it is empty; another directory of the pod's is the usual case.
+    if fs::remove_dir(&pod).is_ok() {
+        durable::sync_directory(&paths.secrets())?;
+    }
+    Ok(())
+}
+
+fn temporary(at: &Path, kind: &str, directory: &SecretDirectory) -> Result<PathBuf, DiskError> {
+    let pod = at.parent().ok_or_else(|| {
+        let no_parent = io::Error::from(io::ErrorKind::InvalidInput);
+        DiskError::io("find the parent of", at)(no_parent)
+    })?;
+    Ok(pod.join(format!("{TEMPORARY_PREFIX}{kind}-{}", directory.digest)))
+}
+
+fn remove_tree(path: &Path) -> Result<(), DiskError> {
+    let is_directory = fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
+    let removed = if is_directory {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
+    match removed {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(DiskError::io("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+fn set_attributes<'a>(
+    directory: &Path,
+    files: impl IntoIterator<Item = &'a OwnedFile>,
+) -> Result<(), DiskError> {
+    let (mode, (uid, gid)) = directory_attributes(files);
+    fs::set_permissions(directory, Permissions::from_mode(mode))
+        .map_err(DiskError::io("set the mode of", directory))?;
+    if privileged() {
+        lchown(directory, Some(uid), Some(gid))
+            .map_err(DiskError::io("set the owner of", directory))?;
+    }
+    Ok(())
+}
+
+/// A plan and its release are made together, so this is a mistake of the caller's.
+fn not_in_release(entry: &EntryPath) -> DiskError {
+    let absent = io::Error::new(io::ErrorKind::NotFound, "it is not in the release");
+    DiskError::io("find in the release", Path::new(entry.as_str()))(absent)
+}

@@ -1,0 +1,227 @@
+//! From a chosen release to files on the disk: the steps after Verify.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use shared::bundle::{Release, SealError, UnpackError, open, unpack};
+use shared::digest::Sha256Digest;
+use shared::documents::Phase;
+use shared::limits;
+use shared::secret::SecretText;
+use shared::store::{Fetched, deadline_for, keys};
+use shared::trust::ReleaseTarget;
+use shared::wrap::WrapContext;
+
+use super::Agent;
+use super::failure::{EngineError, Failure, Retry, Stop};
+use super::state::{Adoption, State};
+use crate::disk::{ApplyReport, CheckedRelease, Outcome as WriteOutcome, Plan};
+use crate::trouble::Source;
+
+/// How long unwrapping one identity may take.
+const UNWRAP_DEADLINE: Duration = Duration::from_secs(15);
+
+/// A bundle that does not open, or does not unpack.
+enum Unopened {
+    Seal(SealError),
+    Unpack(UnpackError),
+}
+
+impl Agent {
+    /// Reads the bundle, of exactly the signed length and digest (§5.2).
+    pub(super) async fn fetch(&mut self, adoption: Adoption) -> Result<State, Stop> {
+        fail::fail_point!("engine::fetch");
+        let target = &adoption.target;
+        let store = self.store.clone();
+        let key = keys::target(&self.identity.group, &target.sha256, &target.name);
+        let length = target.length;
+        let limit = deadline_for(length);
+        let get = async move { store.get(&key, length, None).await };
+        let fetched = self
+            .network(Phase::Fetch, limit, get)
+            .await?
+            .map_err(|e| Failure::store(Phase::Fetch, e))?;
+        let bytes = match fetched {
+            Fetched::Object { bytes, .. } => bytes,
+            Fetched::NotModified => Bytes::new(),
+        };
+        match is_signed(target, &bytes) {
+            Ok(()) => Ok(State::Decrypt(adoption, bytes)),
+            // What the way here broke, the next attempt may bring whole.
+            Err(error) => {
+                Err(Failure::new(Phase::Fetch, "mismatch", Retry::NextPoll, error).into())
+            }
+        }
+    }
+
+    /// Unwraps the release's identity, once, and opens the bundle with it (§5.3, §6).
+    pub(super) async fn decrypt(
+        &mut self,
+        adoption: Adoption,
+        sealed: Bytes,
+    ) -> Result<State, Stop> {
+        fail::fail_point!("engine::decrypt");
+        let custom = adoption.target.custom.clone();
+        let context = WrapContext {
+            environment: custom.environment,
+            group: custom.group.to_string(),
+            release: custom.release.get(),
+        };
+        let wrap = self.key_wrap.clone();
+        let unwrapping = async move { wrap.unwrap(&custom.identity, &context).await };
+        let unwrapped = match self
+            .network(Phase::Decrypt, UNWRAP_DEADLINE, unwrapping)
+            .await
+        {
+            Ok(Ok(identity)) => Ok(identity),
+            Ok(Err(error)) => Err(Failure::unwrap(error)),
+            Err(Stop::Failed(failure)) => Err(*failure),
+            Err(Stop::Shutdown) => return Err(Stop::Shutdown),
+        };
+        let identity = match unwrapped {
+            Ok(identity) => identity,
+            Err(failure) if failure.retry == Retry::OnChange => return Err(failure.into()),
+            Err(failure) => return Err(failure.resume_at(State::Decrypt(adoption, sealed)).into()),
+        };
+        // A full-size bundle takes a while: not on the thread that answers the watchdog.
+        let opened = tokio::task::spawn_blocking(move || opened(&sealed, &identity));
+        let release = match opened.await {
+            Ok(Ok(release)) => release,
+            Ok(Err(Unopened::Seal(e))) => return Err(Failure::open(e).into()),
+            Ok(Err(Unopened::Unpack(e))) => return Err(Failure::unpack(e).into()),
+            Err(e) => return Err(Failure::task(Phase::Decrypt, e).into()),
+        };
+        let (environment, group) = (&self.identity.environment, &self.identity.group);
+        let problems = release
+            .index()
+            .mismatches(environment, group, adoption.target.release());
+        if !problems.is_empty() {
+            return Err(Failure::contradiction(problems).into());
+        }
+        Ok(State::Check(adoption, release))
+    }
+
+    /// Everything that can be wrong with the content, before a byte of it is written.
+    pub(super) async fn check(
+        &mut self,
+        adoption: Adoption,
+        release: Release,
+    ) -> Result<State, Stop> {
+        fail::fail_point!("engine::check");
+        let now = self.clock.now();
+        let checked = self
+            .on_disk(move |disk| disk.check(&release, now))
+            .await
+            .map_err(|e| Failure::task(Phase::Check, e))?
+            .map_err(Failure::check)?;
+        Ok(State::Plan(adoption, checked))
+    }
+
+    pub(super) async fn plan(
+        &mut self,
+        adoption: Adoption,
+        checked: CheckedRelease,
+    ) -> Result<State, Stop> {
+        fail::fail_point!("engine::plan");
+        let (checked, plan) = self
+            .on_disk(move |disk| {
+                let plan = disk.plan(&checked);
+                (checked, plan)
+            })
+            .await
+            .map_err(|e| Failure::task(Phase::Plan, e))?;
+        match plan {
+            Ok(plan) => Ok(State::Apply(adoption, checked, plan)),
+            Err(e) => Err(Failure::disk(Phase::Plan, e)
+                .resume_at(State::Plan(adoption, checked))
+                .into()),
+        }
+    }
+
+    /// Writes. A shutdown waits for the end of it; a hold that came in the meantime comes first.
+    pub(super) async fn apply(
+        &mut self,
+        adoption: Adoption,
+        checked: CheckedRelease,
+        plan: Plan,
+    ) -> Result<State, Stop> {
+        fail::fail_point!("engine::apply");
+        if self.hold_file.in_force(self.clock.now()).is_some() {
+            self.held_back = true;
+            self.resume = Some(State::Plan(adoption, checked));
+            self.dealt_with(None);
+            return Ok(State::Idle);
+        }
+        let digest = adoption.target.sha256;
+        let (checked, applied) = self
+            .on_disk(move |disk| {
+                let applied = disk.apply(&checked, digest, &plan);
+                (checked, applied)
+            })
+            .await
+            .map_err(|e| Failure::task(Phase::Apply, e))?;
+        match applied {
+            Ok(report) => Ok(State::Commit(adoption, report)),
+            Err(e) => Err(Failure::disk(Phase::Apply, e)
+                .resume_at(State::Plan(adoption, checked))
+                .into()),
+        }
+    }
+
+    /// The release is on the disk and in the ledger: remember when, and say so.
+    pub(super) fn commit(
+        &mut self,
+        adoption: Adoption,
+        report: &ApplyReport,
+    ) -> Result<State, Stop> {
+        fail::fail_point!("engine::commit");
+        let release = adoption.target.release();
+        let took = adoption.began.elapsed();
+        self.metrics.adopted(took);
+        tracing::info!(
+            %release, milliseconds = took.as_millis(),
+            written = report.count(WriteOutcome::Written),
+            removed = report.count(WriteOutcome::Removed),
+            "adopted"
+        );
+        self.adopted = Some(release);
+        self.resume = None;
+        self.disk_matches = true;
+        self.copy_is_lost = false;
+        self.recovered = true;
+        self.troubles.clear(Source::Adoption);
+        self.troubles.clear(Source::Disk);
+        self.dealt_with(None);
+        self.service_manager.ready();
+        // After the rest: a memory that can't be written must not make the adoption look undone.
+        if let Err(error) = self.time_memory.remember(self.clock.now()) {
+            let message = crate::trouble::chain(&error);
+            self.trouble(Source::Disk, Phase::Commit, error.kind(), message);
+        }
+        Ok(State::Idle)
+    }
+}
+
+fn is_signed(target: &ReleaseTarget, bytes: &[u8]) -> Result<(), EngineError> {
+    if bytes.len() as u64 != target.length {
+        return Err(EngineError::NotTheSignedBundle(format!(
+            "{} of {} bytes",
+            bytes.len(),
+            target.length
+        )));
+    }
+    let digest = Sha256Digest::of(bytes);
+    if digest != target.sha256 {
+        return Err(EngineError::NotTheSignedBundle(format!(
+            "its digest is {}, not {}",
+            digest.short(),
+            target.sha256.short()
+        )));
+    }
+    Ok(())
+}
+
+fn opened(sealed: &[u8], identity: &SecretText) -> Result<Release, Unopened> {
+    let plain = open(sealed, identity, limits::BUNDLE_BYTES).map_err(Unopened::Seal)?;
+    unpack(plain.expose()).map_err(Unopened::Unpack)
+}

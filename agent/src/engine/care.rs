@@ -1,0 +1,186 @@
+//! Looking after the disk: finishing what a crash interrupted, and putting back what somebody changed.
+
+use std::sync::{Arc, PoisonError};
+
+use shared::documents::Phase;
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::Instant;
+
+use super::Agent;
+use super::wait::DISK_PATIENCE;
+use crate::disk::{Disk, DiskError};
+use crate::trouble::{Source, chain};
+
+/// What was done to the disk.
+#[derive(Debug, Default)]
+struct Mended {
+    /// Files put back, relative to `/etc/kubernetes`.
+    restored: Vec<String>,
+    /// A release that had been half applied is now committed.
+    finished: bool,
+    /// The verified copy can't be used: the release is to be read from the store again.
+    copy_lost: bool,
+}
+
+impl Agent {
+    /// A short look at the disk, on this thread.
+    pub(super) fn with_disk<T>(&self, look: impl FnOnce(&mut Disk) -> T) -> T {
+        let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        look(&mut disk)
+    }
+
+    /// Work on the disk, on a blocking thread; it is always waited for.
+    pub(super) async fn on_disk<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Disk) -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let disk = Arc::clone(&self.disk);
+        let mut task =
+            spawn_blocking(move || work(&mut disk.lock().unwrap_or_else(PoisonError::into_inner)));
+        let began = Instant::now();
+        loop {
+            let patient = began.elapsed() < DISK_PATIENCE;
+            tokio::select! {
+                biased;
+                done = &mut task => {
+                    self.service_manager.feed();
+                    return done;
+                }
+                () = self.service_manager.hungry(), if patient => self.service_manager.feed(),
+            }
+        }
+    }
+
+    /// At the start, before any network: finishes what was interrupted, compares every file with the ledger, puts back
+    /// what differs. Tried again at each poll until it succeeds.
+    pub(super) async fn care_for_disk(&mut self) {
+        let now = self.clock.now();
+        self.hold = self.hold_file.in_force(now);
+        if self.hold.is_some() {
+            // Nothing is changed. Ready all the same: whoever holds the node answers for its files, and a reboot in
+            // the meantime must not leave it without kubelet.
+            self.disk_matches = self.with_disk(|d| d.verify().is_ok_and(|v| v.is_clean()));
+            if self.release().is_some() {
+                self.service_manager.ready();
+            }
+            return;
+        }
+        let done = self.on_disk(|disk| {
+            let finished = disk.recover()?.finished.is_some();
+            let seen = disk.verify()?;
+            let restored = if seen.is_clean() {
+                Vec::new()
+            } else {
+                disk.repair()?.restored
+            };
+            Ok(Mended {
+                restored,
+                finished,
+                copy_lost: seen.release.is_some() && !seen.copy_intact,
+            })
+        });
+        match done.await {
+            Ok(Ok(mended)) => {
+                self.recovered = true;
+                self.mended(mended);
+                self.look_at_foreign_files();
+            }
+            Ok(Err(error)) => self.disk_failed(Phase::Starting, &error),
+            Err(error) => self.trouble(Source::Disk, Phase::Starting, "internal", chain(&error)),
+        }
+    }
+
+    /// Compares the disk with the ledger, cheaply, and puts back what differs, unless a person holds the node.
+    pub(super) async fn look_after_disk(&mut self) {
+        if !self.recovered {
+            return;
+        }
+        self.hold = self.hold_file.in_force(self.clock.now());
+        self.look_at_foreign_files();
+        match self.with_disk(Disk::verify_cheaply) {
+            Ok(true) => {
+                self.disk_matches = true;
+                self.troubles.clear(Source::Disk);
+            }
+            Ok(false) => {
+                self.disk_matches = false;
+                if self.hold.is_none() {
+                    self.repair().await;
+                }
+            }
+            Err(error) => {
+                self.disk_matches = false;
+                self.disk_failed(Phase::Idle, &error);
+            }
+        }
+    }
+
+    async fn repair(&mut self) {
+        let done = self.on_disk(|disk| {
+            let half_applied = disk.ledger().applying.is_some();
+            let finished = half_applied && disk.recover()?.finished.is_some();
+            Ok(Mended {
+                restored: disk.repair()?.restored,
+                finished,
+                copy_lost: false,
+            })
+        });
+        match done.await {
+            Ok(Ok(mended)) => self.mended(mended),
+            Ok(Err(error)) => self.disk_failed(Phase::Idle, &error),
+            Err(error) => self.trouble(Source::Disk, Phase::Idle, "internal", chain(&error)),
+        }
+    }
+
+    fn mended(&mut self, mended: Mended) {
+        self.disk_matches = true;
+        self.troubles.clear(Source::Disk);
+        let release = self.release();
+        if mended.finished {
+            tracing::warn!(?release, "finished a release that had been interrupted");
+            self.resume = None;
+        }
+        if mended.copy_lost {
+            tracing::warn!("the verified copy is lost: reading the release again");
+            self.copy_lost();
+        }
+        if !mended.restored.is_empty() {
+            tracing::warn!(files = ?mended.restored, "put back files that had been changed");
+            let count = mended.restored.len() as u64;
+            self.repaired += count;
+            self.metrics.drift_repaired.inc_by(count);
+        }
+        if release.is_some() {
+            self.service_manager.ready();
+        }
+    }
+
+    fn disk_failed(&mut self, phase: Phase, error: &DiskError) {
+        if matches!(error, DiskError::CopyDamaged { .. }) {
+            self.copy_lost();
+        }
+        self.trouble(Source::Disk, phase, error.kind(), chain(error));
+    }
+
+    /// The release on the disk is to be adopted again, so that drift can be repaired.
+    fn copy_lost(&mut self) {
+        if !std::mem::replace(&mut self.copy_is_lost, true) {
+            self.handled = None;
+        }
+    }
+
+    fn look_at_foreign_files(&mut self) {
+        match self.with_disk(|disk| disk.foreign()) {
+            Ok(foreign) => {
+                if foreign != self.foreign && !foreign.is_empty() {
+                    tracing::warn!(
+                        files = ?crate::status::named(&foreign),
+                        "files in the manifest directory that are not the agent's: kubelet runs them too"
+                    );
+                }
+                self.foreign = foreign;
+            }
+            Err(error) => tracing::warn!(error = chain(&error), "cannot look for foreign files"),
+        }
+    }
+}

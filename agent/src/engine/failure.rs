@@ -1,0 +1,183 @@
+//! A step that failed: where, of what kind, and when it is worth another attempt.
+
+use std::error::Error;
+
+use shared::bundle::{IndexProblem, SealError, UnpackError};
+use shared::documents::Phase;
+use shared::store::StoreError;
+use shared::trust::TrustError;
+use shared::wrap::WrapError;
+
+use super::choose::ChoiceError;
+use super::state::State;
+use crate::clock::TimeMemoryError;
+use crate::disk::{CheckError, DiskError};
+
+/// When a failed step is worth another attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// At the next poll, which comes early: it may have passed by then.
+    Soon,
+    /// At the next poll: somebody has to do something, and may at any time.
+    NextPoll,
+    /// When the published metadata changes, or at the hourly refresh: the same content would fail the same way.
+    OnChange,
+}
+
+/// A step that failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) phase: Phase,
+    pub(crate) kind: &'static str,
+    pub(crate) retry: Retry,
+    pub(crate) error: Box<dyn Error + Send + Sync>,
+    /// Where the next attempt for the same release may go on: what was fetched, and what KMS opened, is kept.
+    pub(crate) resume: Option<State>,
+}
+
+/// Why a pass ended before its end.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    Failed(Box<Failure>),
+    /// The process is to end.
+    Shutdown,
+}
+
+/// What no single call reports.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EngineError {
+    #[error("it took longer than {0} seconds")]
+    Deadline(u64),
+    #[error("the bundle that the store gave is not the signed one: {0}")]
+    NotTheSignedBundle(String),
+    #[error("the bundle contradicts its signed metadata: {}", list(.0))]
+    Contradiction(Vec<IndexProblem>),
+    #[error(
+        "the clock says {now}, but a release was adopted at {remembered}, and the store does not confirm the clock: \
+         nothing new is adopted until it is set right"
+    )]
+    ClockSteppedBack {
+        now: jiff::Timestamp,
+        remembered: jiff::Timestamp,
+    },
+    #[error("the published metadata expired at {0}: sign it again with `platformctl refresh`")]
+    Expired(jiff::Timestamp),
+    #[error("a task of the agent ended unexpectedly: this is a bug")]
+    Task(#[source] tokio::task::JoinError),
+    #[error("an address of the repository does not parse: this is a bug")]
+    Address(#[source] Box<dyn Error + Send + Sync>),
+}
+
+fn list(problems: &[IndexProblem]) -> String {
+    let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    all.join("; ")
+}
+
+// === impl Failure ===
+
+impl Failure {
+    pub(crate) fn new(
+        phase: Phase,
+        kind: &'static str,
+        retry: Retry,
+        error: impl Error + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            phase,
+            kind,
+            retry,
+            error: Box::new(error),
+            resume: None,
+        }
+    }
+
+    pub(crate) fn resume_at(mut self, state: State) -> Self {
+        self.resume = Some(state);
+        self
+    }
+
+    pub(crate) fn store(phase: Phase, error: StoreError) -> Self {
+        let retry = if error.kind.is_transient() {
+            Retry::Soon
+        } else {
+            Retry::NextPoll
+        };
+        Self::new(phase, error.kind.label(), retry, error)
+    }
+
+    pub(crate) fn trust(error: TrustError) -> Self {
+        let kind = error.kind();
+        let transient =
+            matches!(kind, shared::trust::TrustErrorKind::Store(k) if k.is_transient());
+        let retry = if transient {
+            Retry::Soon
+        } else {
+            Retry::NextPoll
+        };
+        Self::new(Phase::Verify, kind.label(), retry, error)
+    }
+
+    pub(crate) fn choice(error: ChoiceError) -> Self {
+        Self::new(Phase::Verify, error.kind(), Retry::OnChange, error)
+    }
+
+    /// KMS may answer otherwise at any time (a throttle passes, a policy is mended); a wrapped identity that is not
+    /// for this node or is damaged stays so.
+    pub(crate) fn unwrap(error: WrapError) -> Self {
+        let (kind, retry) = match &error {
+            WrapError::Kms { .. } if error.is_transient() => ("kms_unavailable", Retry::Soon),
+            WrapError::Kms { .. } => ("kms", Retry::NextPoll),
+            WrapError::KeyFile { .. } => ("key_file", Retry::NextPoll),
+            WrapError::Method { .. } | WrapError::Key { .. } => ("wrong_key", Retry::OnChange),
+            WrapError::Context { .. } => ("wrong_context", Retry::OnChange),
+            WrapError::NoIdentity(_) | WrapError::Damaged(_) | WrapError::Local(_) => {
+                ("unwrap", Retry::OnChange)
+            }
+        };
+        Self::new(Phase::Decrypt, kind, retry, error)
+    }
+
+    pub(crate) fn open(error: SealError) -> Self {
+        let kind = match error {
+            SealError::TooLarge(_) => "too_large",
+            _ => "decrypt",
+        };
+        Self::new(Phase::Decrypt, kind, Retry::OnChange, error)
+    }
+
+    pub(crate) fn unpack(error: UnpackError) -> Self {
+        Self::new(Phase::Decrypt, "bundle", Retry::OnChange, error)
+    }
+
+    pub(crate) fn contradiction(problems: Vec<IndexProblem>) -> Self {
+        let error = EngineError::Contradiction(problems);
+        Self::new(Phase::Decrypt, "contradiction", Retry::OnChange, error)
+    }
+
+    pub(crate) fn check(error: CheckError) -> Self {
+        Self::new(Phase::Check, "content", Retry::OnChange, error)
+    }
+
+    pub(crate) fn disk(phase: Phase, error: DiskError) -> Self {
+        Self::new(phase, error.kind(), Retry::NextPoll, error)
+    }
+
+    pub(crate) fn time_memory(phase: Phase, error: TimeMemoryError) -> Self {
+        Self::new(phase, error.kind(), Retry::NextPoll, error)
+    }
+
+    pub(crate) fn task(phase: Phase, error: tokio::task::JoinError) -> Self {
+        Self::new(phase, "internal", Retry::NextPoll, EngineError::Task(error))
+    }
+
+    pub(crate) fn deadline(phase: Phase, limit: std::time::Duration) -> Self {
+        let error = EngineError::Deadline(limit.as_secs());
+        Self::new(phase, "timeout", Retry::Soon, error)
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(Box::new(failure))
+    }
+}

@@ -1,0 +1,232 @@
+//! The loop: ask, verify, adopt, look after the disk, report.
+//!
+//! [`Agent`] takes all its I/O as arguments, so a thousand of them run in one process. [`Agent::run`] is the daemon,
+//! [`Agent::once`] a single pass. A pass is the state machine of [`state`]; its steps are in [`pass`] and [`adopt`],
+//! the only decisions that matter are in [`choose`] (which release), [`failure`] (what is retried when) and
+//! [`crate::clock::judge`]. Whatever fails, the files on disk stay, and the next poll tries again.
+
+mod adopt;
+mod care;
+mod choose;
+mod failure;
+mod pass;
+mod report;
+mod state;
+mod wait;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use shared::documents::{Hold, StatusError};
+use shared::names::ReleaseNumber;
+use shared::store::{ETag, ObjectStore};
+use shared::trust::TrustStore;
+use shared::wrap::KeyWrap;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+pub use choose::{Choice, ChoiceError, choose};
+
+use state::State;
+
+use crate::clock::{Clock, TimeMemory};
+use crate::disk::Disk;
+use crate::drift::DriftWatch;
+use crate::hold::HoldFile;
+use crate::metrics::Metrics;
+use crate::status::{NodeIdentity, Reporter};
+use crate::systemd::ServiceManager;
+use crate::trouble::Troubles;
+
+/// The steps of a pass at which a test can stop the process; those of [`crate::disk`] come on top.
+pub const FAIL_POINTS: [&str; 7] = [
+    "engine::verify",
+    "engine::fetch",
+    "engine::decrypt",
+    "engine::check",
+    "engine::plan",
+    "engine::apply",
+    "engine::commit",
+];
+
+/// Everything that an [`Agent`] works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Which node it is.
+    pub identity: NodeIdentity,
+    /// How often to ask.
+    pub poll_interval: Duration,
+    /// The bucket.
+    pub store: Arc<dyn ObjectStore>,
+    /// What opens a release's identity.
+    pub key_wrap: Arc<dyn KeyWrap>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The node's files.
+    pub disk: Disk,
+    /// The metadata trusted so far.
+    pub trust: TrustStore,
+    /// What wakes the loop when somebody touches the files.
+    pub drift: DriftWatch,
+    /// Where it counts.
+    pub metrics: Metrics,
+    /// Whom it tells that it is ready.
+    pub service_manager: ServiceManager,
+}
+
+/// How a pass ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The published release is on the disk, as before.
+    Unchanged,
+    /// A release was adopted.
+    Adopted(ReleaseNumber),
+    /// A person holds the node.
+    Held,
+    /// Something failed; see [`Agent::error`].
+    Failed,
+    /// The process is to end.
+    Interrupted,
+}
+
+/// A timestamp that was fully dealt with: the store need not send it again.
+#[derive(Debug)]
+struct Handled {
+    etag: ETag,
+    /// What was wrong with the release it brought, if it was refused for its content.
+    refused: Option<StatusError>,
+}
+
+/// The agent of one node.
+#[derive(Debug)]
+pub struct Agent {
+    identity: NodeIdentity,
+    poll_interval: Duration,
+    store: Arc<dyn ObjectStore>,
+    key_wrap: Arc<dyn KeyWrap>,
+    clock: Arc<dyn Clock>,
+    /// Locked for one call at a time, on a blocking thread where it writes.
+    disk: Arc<Mutex<Disk>>,
+    trust: TrustStore,
+    drift: DriftWatch,
+    metrics: Metrics,
+    service_manager: ServiceManager,
+    time_memory: TimeMemory,
+    hold_file: HoldFile,
+    shutdown: watch::Receiver<bool>,
+
+    /// The disk was recovered and verified since the start.
+    recovered: bool,
+    disk_matches: bool,
+    /// The verified copy can't be used: the release on the disk is to be adopted again.
+    copy_is_lost: bool,
+    handled: Option<Handled>,
+    /// The tag of the timestamp that this pass deals with.
+    handling: Option<ETag>,
+    verified_at: Option<Instant>,
+    published: Option<ReleaseNumber>,
+    expires: Option<Timestamp>,
+    /// A release waits for the end of a hold.
+    held_back: bool,
+    /// Where to go on with a release that failed half-way for a reason that may pass.
+    resume: Option<State>,
+    /// Failures in a row that may pass by themselves.
+    transient_failures: u32,
+    troubles: Troubles,
+    hold: Option<Hold>,
+    foreign: Vec<String>,
+    repaired: u64,
+    adopted: Option<ReleaseNumber>,
+    reporter: Reporter,
+}
+
+// === impl Agent ===
+
+impl Agent {
+    /// An agent of these parts; nothing is touched yet.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let state = parts.disk.paths().state().to_owned();
+        let (_, never) = watch::channel(false);
+        Self {
+            identity: parts.identity,
+            poll_interval: parts.poll_interval,
+            store: parts.store,
+            key_wrap: parts.key_wrap,
+            clock: parts.clock,
+            disk: Arc::new(Mutex::new(parts.disk)),
+            trust: parts.trust,
+            drift: parts.drift,
+            metrics: parts.metrics,
+            service_manager: parts.service_manager,
+            time_memory: TimeMemory::in_directory(&state),
+            hold_file: HoldFile::in_directory(&state),
+            shutdown: never,
+            recovered: false,
+            disk_matches: false,
+            copy_is_lost: false,
+            handled: None,
+            handling: None,
+            verified_at: None,
+            published: None,
+            expires: None,
+            held_back: false,
+            resume: None,
+            transient_failures: 0,
+            troubles: Troubles::default(),
+            hold: None,
+            foreign: Vec::new(),
+            repaired: 0,
+            adopted: None,
+            reporter: Reporter::default(),
+        }
+    }
+
+    /// Runs until `shutdown` becomes true; a write that is under way is finished first.
+    pub async fn run(mut self, shutdown: watch::Receiver<bool>) {
+        self.shutdown = shutdown;
+        self.care_for_disk().await;
+        loop {
+            if self.pass().await == Outcome::Interrupted {
+                break;
+            }
+            self.report().await;
+            let pause = self.pause();
+            if !self.wait(pause).await {
+                break;
+            }
+        }
+        tracing::info!("stopping; the files stay as they are");
+        self.service_manager.stopping();
+    }
+
+    /// One pass: looks after the disk, asks once, adopts what is new, reports.
+    pub async fn once(&mut self) -> Outcome {
+        self.care_for_disk().await;
+        let outcome = self.pass().await;
+        self.report().await;
+        outcome
+    }
+
+    /// What is wrong, if anything.
+    #[must_use]
+    pub fn error(&self) -> Option<&StatusError> {
+        self.troubles.worst()
+    }
+
+    /// The hold that the last pass found.
+    #[must_use]
+    pub fn hold(&self) -> Option<&Hold> {
+        self.hold.as_ref()
+    }
+
+    /// The release on the disk.
+    #[must_use]
+    pub fn release(&self) -> Option<ReleaseNumber> {
+        self.with_disk(|disk| disk.release())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+//! What the node says about itself: status object, metrics, systemd.
+
+use std::time::Duration;
+
+use shared::documents::{NodeStatus, Phase, STATUS_FORMAT};
+use shared::store::PutCondition;
+
+use super::Agent;
+use crate::status::named;
+use crate::trouble::chain;
+
+/// How long writing the status may take.
+const STATUS_DEADLINE: Duration = Duration::from_secs(5);
+
+impl Agent {
+    /// Publishes what is so now. A status that can't be written is tried again at the next report and stops nothing.
+    pub(super) async fn report(&mut self) {
+        let status = self.status();
+        self.measure(&status);
+        self.service_manager.status(line(&status));
+        if !self.reporter.is_due(&status) {
+            return;
+        }
+        let key = match self.with_disk(|disk| disk.group_key()) {
+            Ok(key) => key,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the status is not authenticated");
+                None
+            }
+        };
+        let sealed = match self.identity.seal(&status, key.as_ref()) {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                tracing::error!(%error, "cannot encode the status: this is a bug");
+                return;
+            }
+        };
+        let store = self.store.clone();
+        let name = self.identity.status_key();
+        let put = async move { store.put(&name, sealed, PutCondition::Always).await };
+        match self.during(STATUS_DEADLINE, put).await {
+            Ok(Ok(_)) => self.reporter.written(status),
+            Ok(Err(error)) => {
+                self.metrics.failed("status", error.kind.label());
+                tracing::warn!(error = chain(&error), "cannot write the status");
+            }
+            Err(_) => self.metrics.failed("status", "timeout"),
+        }
+    }
+
+    pub(super) fn status(&mut self) -> NodeStatus {
+        let now = self.clock.now();
+        self.hold = self.hold_file.in_force(now);
+        let release = self.release();
+        let measured = self.store.server_time().map(|t| t.skew_seconds());
+        let phase = if self.hold.is_some() {
+            Phase::Held
+        } else if self.troubles.worst().is_some() {
+            Phase::Failed
+        } else if release.is_none() {
+            Phase::Starting
+        } else {
+            Phase::Idle
+        };
+        NodeStatus {
+            format: STATUS_FORMAT,
+            environment: self.identity.environment.clone(),
+            group: self.identity.group.clone(),
+            node: self.identity.node.clone(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            release,
+            published: self.published,
+            phase,
+            error: self.troubles.worst().cloned(),
+            hold: self.hold.clone(),
+            drift_repaired: self.repaired,
+            foreign: named(&self.foreign),
+            clock_skew_seconds: self.reporter.steady_skew(measured),
+            metadata_expires: self.expires,
+            written_at: now,
+        }
+    }
+
+    fn measure(&self, status: &NodeStatus) {
+        let number = |n: Option<shared::names::ReleaseNumber>| {
+            n.and_then(|n| i64::try_from(n.get()).ok()).unwrap_or(0)
+        };
+        let m = &self.metrics;
+        m.release_number.set(number(status.release));
+        m.published_release_number.set(number(status.published));
+        m.hold.set(i64::from(status.hold.is_some()));
+        m.clock_skew_seconds
+            .set(status.clock_skew_seconds.unwrap_or(0));
+        m.metadata_expiry
+            .set(status.metadata_expires.map_or(0, |t| t.as_second()));
+        m.foreign_files
+            .set(i64::try_from(self.foreign.len()).unwrap_or(i64::MAX));
+        m.drift_watch.set(i64::from(self.drift.is_complete()));
+        m.disk_is(match (self.disk_matches, status.release) {
+            (_, None) => Some("no release has been adopted yet"),
+            (false, Some(_)) => Some("the files on disk differ from the release"),
+            (true, Some(_)) => None,
+        });
+    }
+}
+
+/// One line for `systemctl status`.
+fn line(status: &NodeStatus) -> String {
+    let release = match status.release {
+        Some(n) => format!("release {n}"),
+        None => "no release yet".to_owned(),
+    };
+    if let Some(hold) = &status.hold {
+        return format!("{release}, held: {}", hold.reason);
+    }
+    match &status.error {
+        Some(error) => format!("{release}, {}: {}", error.phase, error.message),
+        None => release,
+    }
+}

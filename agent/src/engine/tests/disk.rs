@@ -1,0 +1,108 @@
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use shared::store::StoreErrorKind;
+use tokio::sync::watch;
+
+use super::number;
+use super::world::{World, tick};
+use crate::drift::DriftWatch;
+use crate::engine::Outcome;
+
+#[tokio::test(start_paused = true)]
+async fn an_edited_and_a_deleted_file_are_put_back_at_the_next_poll_without_the_store() {
+    let mut w = World::new().await;
+    let mut agent = w.agent();
+    w.publish(1).await;
+    agent.once().await;
+    w.store.fail("groups/", StoreErrorKind::Connection);
+    std::fs::write(w.manifest(), "edited").unwrap();
+    std::fs::remove_file(w.paths().host().join("kubelet.yaml")).unwrap();
+    tick(&mut agent).await;
+    assert_eq!(w.on_disk().unwrap(), "release 1");
+    assert!(w.paths().host().join("kubelet.yaml").exists());
+    assert_eq!(w.status().drift_repaired, 2);
+    assert!(agent.metrics.text().contains("platform_agent_drift_repaired_total 2"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn starts_offline_verifies_repairs_and_is_ready() {
+    let mut w = World::new().await;
+    w.publish(1).await;
+    w.agent().once().await;
+    w.store.requests();
+    w.store.fail("", StoreErrorKind::Connection);
+    w.wrap.fails.store(true, Ordering::Relaxed);
+    std::fs::remove_file(w.manifest()).unwrap();
+    let mut agent = w.agent();
+    agent.care_for_disk().await;
+    assert_eq!(w.store.requests().len(), 0, "before any network");
+    assert_eq!(w.on_disk().unwrap(), "release 1");
+    assert!(agent.service_manager.is_ready());
+    assert_eq!(tick(&mut agent).await, Outcome::Failed);
+    assert_eq!(agent.error().unwrap().kind, "connection");
+    assert_eq!(w.on_disk().unwrap(), "release 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_file_is_reported_and_left() {
+    let mut w = World::new().await;
+    let mut agent = w.agent();
+    w.publish(1).await;
+    agent.once().await;
+    let path = w.paths().manifests().join("other.yaml.bak");
+    std::fs::write(&path, "x").unwrap();
+    assert_eq!(tick(&mut agent).await, Outcome::Unchanged);
+    assert_eq!(w.status().foreign.len(), 1);
+    assert!(w.status().foreign[0].contains("other.yaml.bak"));
+    assert!(path.exists());
+    assert!(agent.metrics.text().contains("platform_agent_foreign_files 1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_copy_is_read_from_the_store_again() {
+    let mut w = World::new().await;
+    w.publish(1).await;
+    w.agent().once().await;
+    let copy = w.paths().copy(number(1));
+    std::fs::write(&copy, "damaged").unwrap();
+    let mut agent = w.agent();
+    assert_eq!(agent.once().await, Outcome::Adopted(number(1)));
+    assert_ne!(std::fs::read(&copy).unwrap(), b"damaged");
+    std::fs::write(w.manifest(), "edited").unwrap();
+    tick(&mut agent).await;
+    assert_eq!(w.on_disk().unwrap(), "release 1");
+}
+
+/// On real time: inotify does not know tokio's clock.
+#[tokio::test]
+async fn an_edited_file_is_back_within_a_second_while_the_store_hangs() {
+    let mut w = World::new().await;
+    w.publish(1).await;
+    let paths = w.paths();
+    w.agent().once().await;
+    w.store.hangs.store(true, Ordering::Relaxed);
+    let watched = vec![paths.manifests(), paths.secrets(), paths.host(), paths.addons()];
+    let (stop, stopped) = watch::channel(false);
+    let agent = w.agent_with(DriftWatch::new(watched));
+    let metrics = agent.metrics.clone();
+    let daemon = tokio::spawn(agent.run(stopped));
+    // The agent asks the store once it watches.
+    while !w.store.requests().iter().any(|r| r.contains("timestamp")) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for repaired in 1..=2 {
+        std::fs::write(w.manifest(), "edited").unwrap();
+        let began = Instant::now();
+        while w.on_disk().as_deref() != Some("release 1") {
+            assert!(began.elapsed() < Duration::from_secs(1), "not back within a second");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // Its own write wakes it again, and is no drift.
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let counted = format!("platform_agent_drift_repaired_total {repaired}\n");
+        assert!(metrics.text().contains(&counted), "{}", metrics.text());
+    }
+    stop.send(true).unwrap();
+    daemon.await.unwrap();
+}

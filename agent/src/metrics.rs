@@ -1,0 +1,268 @@
+//! What is counted and measured, and whether the node is healthy. Names are `platform_agent_<thing>_<unit>`; no label
+//! ever carries a file's content or the name of a secret.
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+
+/// Polls may fail for so many periods before the node counts as unhealthy.
+const PERIODS_ALLOWED: u32 = 6;
+/// Bounds of the adoption histogram, in seconds: the aim is 0.15 on loopback.
+const ADOPTION_BUCKETS: [f64; 10] = [0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PollLabels {
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ErrorLabels {
+    phase: String,
+    kind: String,
+}
+
+type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// The agent's metrics; a clone is the same metrics.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    polls: Family<PollLabels, Counter>,
+    errors: Family<ErrorLabels, Counter>,
+    adoption: Histogram,
+    /// Number of the release on disk, 0 for none.
+    pub release_number: Gauge,
+    /// Number of the newest release verified as published, 0 for none.
+    pub published_release_number: Gauge,
+    /// Files put back.
+    pub drift_repaired: Counter,
+    /// How far the clock is ahead of the store's, in seconds.
+    pub clock_skew_seconds: Gauge,
+    /// When the first of the trusted metadata expires, in Unix seconds; 0 while unknown.
+    pub metadata_expiry: Gauge,
+    /// When a poll last succeeded, in Unix seconds.
+    pub last_success: FloatGauge,
+    /// 1 while a person holds the node.
+    pub hold: Gauge,
+    /// Files in the manifest directory that are not the agent's.
+    pub foreign_files: Gauge,
+    /// 1 while every directory is watched for drift.
+    pub drift_watch: Gauge,
+    health: Arc<Mutex<Health>>,
+}
+
+/// What makes a node healthy.
+#[derive(Debug, Clone)]
+struct Health {
+    /// None where the files match a verified release; else why not.
+    disk: Option<&'static str>,
+    last_success: Option<Instant>,
+    period: Duration,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    /// Metrics of an agent that polls every `period`.
+    #[must_use]
+    pub fn new(period: Duration) -> Self {
+        let mut r = Registry::with_prefix("platform_agent");
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        r.register("build", "The agent's version", build);
+        let mut metrics = Self {
+            registry: Arc::default(),
+            polls: Family::default(),
+            errors: Family::default(),
+            adoption: Histogram::new(ADOPTION_BUCKETS),
+            release_number: Gauge::default(),
+            published_release_number: Gauge::default(),
+            drift_repaired: Counter::default(),
+            clock_skew_seconds: Gauge::default(),
+            metadata_expiry: Gauge::default(),
+            last_success: FloatGauge::default(),
+            hold: Gauge::default(),
+            foreign_files: Gauge::default(),
+            drift_watch: Gauge::default(),
+            health: Arc::new(Mutex::new(Health {
+                disk: Some("the agent is starting"),
+                last_success: None,
+                period,
+            })),
+        };
+        let m = &metrics;
+        r.register("polls", "Polls by their result", m.polls.clone());
+        r.register("errors", "Failures by phase and kind", m.errors.clone());
+        r.register(
+            "adoption_seconds",
+            "From a new timestamp seen to its release durable on disk",
+            m.adoption.clone(),
+        );
+        r.register("drift_repaired", "Files put back", m.drift_repaired.clone());
+        for (name, help, gauge) in [
+            ("release_number", "Release on disk, 0 for none", &m.release_number),
+            (
+                "published_release_number",
+                "Newest release verified as published, 0 for none",
+                &m.published_release_number,
+            ),
+            (
+                "clock_skew_seconds",
+                "How far the clock is ahead of the store's",
+                &m.clock_skew_seconds,
+            ),
+            (
+                "metadata_expiry_timestamp_seconds",
+                "When the first of the trusted metadata expires, 0 while unknown",
+                &m.metadata_expiry,
+            ),
+            ("hold", "1 while a person holds the node", &m.hold),
+            (
+                "foreign_files",
+                "Files in the manifest directory that are not the agent's",
+                &m.foreign_files,
+            ),
+            (
+                "drift_watch",
+                "1 while every directory is watched for drift",
+                &m.drift_watch,
+            ),
+        ] {
+            r.register(name, help, gauge.clone());
+        }
+        r.register(
+            "last_success_timestamp_seconds",
+            "When a poll last succeeded",
+            m.last_success.clone(),
+        );
+        metrics.registry = Arc::new(r);
+        metrics
+    }
+
+    /// Counts a poll.
+    pub fn polled(&self, result: &'static str) {
+        self.polls.get_or_create(&PollLabels { result }).inc();
+    }
+
+    /// Counts a failure.
+    pub fn failed(&self, phase: &str, kind: &str) {
+        self.errors
+            .get_or_create(&ErrorLabels {
+                phase: phase.to_owned(),
+                kind: kind.to_owned(),
+            })
+            .inc();
+    }
+
+    /// Measures an adoption.
+    pub fn adopted(&self, took: Duration) {
+        self.adoption.observe(took.as_secs_f64());
+    }
+
+    /// A poll has just succeeded, at `now` in Unix seconds.
+    pub fn succeeded(&self, now: i64) {
+        #[allow(clippy::cast_precision_loss, reason = "seconds fit a double for ages")]
+        self.last_success.set(now as f64);
+        self.health().last_success = Some(Instant::now());
+    }
+
+    /// Says whether the files on disk match a verified release: none, or why not.
+    pub fn disk_is(&self, wrong: Option<&'static str>) {
+        self.health().disk = wrong;
+    }
+
+    /// Whether the node is healthy.
+    ///
+    /// # Errors
+    /// Why not, in one line.
+    pub fn healthy(&self) -> Result<(), String> {
+        let health = self.health().clone();
+        if let Some(wrong) = health.disk {
+            return Err(wrong.to_owned());
+        }
+        let Some(last) = health.last_success else {
+            return Err("no poll has succeeded yet".to_owned());
+        };
+        let age = last.elapsed();
+        if age > health.period * PERIODS_ALLOWED {
+            return Err(format!(
+                "the last successful poll was {} seconds ago",
+                age.as_secs()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Everything, in the OpenMetrics text format.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    fn health(&self) -> std::sync::MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_as_documented() {
+        let m = Metrics::new(Duration::from_secs(10));
+        m.polled("unchanged");
+        m.failed("fetch", "timeout");
+        m.adopted(Duration::from_millis(120));
+        m.drift_repaired.inc();
+        let text = m.text();
+        for line in [
+            "platform_agent_polls_total{result=\"unchanged\"} 1",
+            "platform_agent_errors_total{phase=\"fetch\",kind=\"timeout\"} 1",
+            "platform_agent_release_number 0",
+            "platform_agent_published_release_number 0",
+            "platform_agent_adoption_seconds_bucket{le=\"0.15\"} 1",
+            "platform_agent_drift_repaired_total 1",
+            "platform_agent_clock_skew_seconds 0",
+            "platform_agent_metadata_expiry_timestamp_seconds 0",
+            "platform_agent_last_success_timestamp_seconds 0",
+            "platform_agent_hold 0",
+            "platform_agent_foreign_files 0",
+            "platform_agent_build_info{version=",
+        ] {
+            assert!(text.contains(line), "{line} not in\n{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn healthy_with_matching_files_and_a_recent_poll() {
+        let m = Metrics::new(Duration::from_secs(10));
+        assert!(m.healthy().unwrap_err().contains("starting"));
+        m.disk_is(None);
+        assert!(m.healthy().unwrap_err().contains("no poll"));
+        m.succeeded(1);
+        assert_eq!(m.healthy(), Ok(()));
+        tokio::time::advance(Duration::from_secs(61)).await;
+        assert!(m.healthy().unwrap_err().contains("61 seconds"));
+        m.succeeded(2);
+        m.disk_is(Some("a file differs"));
+        assert!(m.healthy().unwrap_err().contains("differs"));
+    }
+}

@@ -1,0 +1,171 @@
+//! The checks of a publish, all of them before the first write: a mistake in the last group must not leave the first
+//! one published.
+
+use anyhow::Context as _;
+use indicatif::ProgressBar;
+use jiff::Timestamp;
+use shared::bundle::pack;
+use shared::names::GroupName;
+
+use super::upload::{Uploaded, Uploader};
+use super::{
+    Choices, Publication, Published, following, good, read_published, relist, renew_if_due,
+    seal_release,
+};
+use crate::context::Context;
+use crate::exit::mistake;
+use crate::keyring::{self, Keyring};
+use crate::lint::Finding;
+use crate::release::{Content, prepare};
+
+/// A publish of several groups that was checked and not begun.
+#[derive(Debug)]
+pub struct Plans {
+    /// The keyring, made if there was none.
+    pub keyring: Keyring,
+    /// What lint warns of.
+    pub warnings: Vec<Finding>,
+    /// The groups in the order of publishing.
+    pub groups: Vec<Planned>,
+}
+
+/// A publish of one group that was checked and not begun.
+#[derive(Debug)]
+pub struct Planned {
+    group: GroupName,
+    content: Content,
+    digest: String,
+    published: Published,
+}
+
+/// Renders and checks each group, and looks at what is published of each. The keyring is made where there is none, after
+/// all files were found to be right.
+///
+/// # Errors
+/// As [`Planned::new`], [`prepare`] and [`keyring::read_or_create`]; nothing is published then.
+pub async fn plan(
+    context: &Context,
+    groups: &[GroupName],
+    choices: Choices,
+) -> anyhow::Result<Plans> {
+    for group in groups {
+        prepare(&context.workspace, group, None, Timestamp::now())?;
+    }
+    let keyring = keyring::read_or_create(context).await?;
+    let mut plans = Plans {
+        keyring,
+        warnings: Vec::new(),
+        groups: Vec::new(),
+    };
+    for group in groups {
+        let keys = plans.keyring.group(group)?;
+        let (content, warnings) = prepare(&context.workspace, group, Some(keys), Timestamp::now())?;
+        let planned = Planned::new(context, &plans.keyring, group, content, choices)
+            .await
+            .with_context(|| format!("group {group} cannot be published"))?;
+        plans.warnings.extend(warnings);
+        plans.groups.push(planned);
+    }
+    Ok(plans)
+}
+
+impl Planned {
+    /// Verifies what is published of a group, and whether `content` may follow it.
+    ///
+    /// # Errors
+    /// [`crate::keyring::KeyringRolledBack`]; [`super::RepositoryError`]; a [`crate::exit::Mistake`] for content that
+    /// may not be published; else what failed, on which object.
+    pub async fn new(
+        context: &Context,
+        keyring: &Keyring,
+        group: &GroupName,
+        content: Content,
+        choices: Choices,
+    ) -> anyhow::Result<Self> {
+        let digest = content.digest(keyring.group(group)?)?;
+        let published = read_published(context, keyring, group).await?;
+        if let Some(current) = published.current() {
+            keyring.check_against(current)?;
+        }
+        let planned = Self {
+            group: group.clone(),
+            content,
+            digest,
+            published,
+        };
+        if !planned.is_unchanged() {
+            planned.check(choices)?;
+        }
+        Ok(planned)
+    }
+
+    /// The group.
+    #[must_use]
+    pub fn group(&self) -> &GroupName {
+        &self.group
+    }
+
+    fn is_unchanged(&self) -> bool {
+        let current = self.published.current();
+        current.is_some_and(|c| c.custom.content == self.digest)
+    }
+
+    fn check(&self, choices: Choices) -> anyhow::Result<()> {
+        let group = &self.group;
+        let stops_pods = self.content.has_no_manifest() && self.published.current().is_some();
+        if stops_pods && !choices.allow_empty {
+            return Err(mistake(format!(
+                "group {group} would run nothing: no template of manifests/{group} renders to a manifest, and every \
+                 static pod of its nodes would stop. Publish with --allow-empty if that is meant"
+            )));
+        }
+        // The packed length is known only by packing.
+        let release = self.content.number(self.published.next_number())?;
+        pack(&release).map_err(|e| mistake(format!("group {group}: {e}")))?;
+        Ok(())
+    }
+
+    /// Publishes what was planned; renews signatures that are due where nothing has changed.
+    ///
+    /// # Errors
+    /// [`super::PublishRace`] where somebody else published meanwhile; else what failed, on which object.
+    pub async fn publish(
+        self,
+        context: &Context,
+        keyring: &Keyring,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<Publication> {
+        let (group, published) = (&self.group, &self.published);
+        if self.is_unchanged() {
+            return renew_if_due(context, keyring, group, published).await;
+        }
+        bar.set_message("asking the nodes which release is good");
+        let good = good::good_release(context, keyring, group, published).await?;
+        bar.inc(1);
+        let uploader = Uploader::new(context, keyring.group(group)?, group, published);
+        let mut number = published.next_number();
+        loop {
+            bar.set_message("encrypting and signing");
+            let sealed =
+                seal_release(context, keyring, &self.content, &self.digest, number).await?;
+            let mut listed = vec![sealed.target.clone()];
+            listed.extend(good.as_ref().map(relist).transpose()?);
+            bar.set_message("uploading");
+            bar.set_position(2);
+            match uploader
+                .upload(number, Some(&sealed.object), &listed)
+                .await?
+            {
+                Uploaded::Done => {
+                    bar.inc(1);
+                    return Ok(Publication::Released {
+                        release: number,
+                        files: self.content.len(),
+                        bytes: sealed.target.length,
+                    });
+                }
+                Uploaded::Burned => number = following(number)?,
+            }
+        }
+    }
+}
