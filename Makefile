@@ -37,7 +37,7 @@ image: ## build the build container from the Dockerfile (the default target)
 
 .PHONY: demo
 demo: agent ## build everything, then play the tour: publish, amend, attack, repair, outage
-	cargo build --locked --workspace --bins
+	cargo build --locked --workspace
 	PLATFORM_AGENT=$(AGENT) $(PLATFORMCTL) dev demo </dev/null
 
 .PHONY: agent
@@ -90,9 +90,9 @@ advisories: ## check the dependencies against the RustSec database (fetched from
 	  exit 1; }
 
 .PHONY: bench
-bench: ## measure what docs/benchmarks.md reports
+bench: agent ## measure what docs/benchmarks.md reports
 	@tests/setup.sh --bench
-	PATH="$(TARGET)/tools/bench-venv/bin:$$PATH" cargo bench --locked -p platform-tests --benches
+	PLATFORM_AGENT=$(AGENT) PATH="$(TARGET)/tools/bench-venv/bin:$$PATH" cargo bench --locked -p platform-tests --benches
 
 .PHONY: clean
 clean: ## remove everything that was built, and the tools of the tests

@@ -1,4 +1,4 @@
-//! Upper bounds, enforced by platformctl at publish and by the agent before it decodes.
+//! Upper bounds, enforced by platformctl at publish and by the agent before it decodes (§3.2).
 
 /// Format number of the bundle's index that this build writes and the only one it reads.
 pub const INDEX_FORMAT: u32 = 1;

@@ -1,4 +1,4 @@
-//! The bundle's table of contents, and the release that agrees with it.
+//! The bundle's table of contents, and the release that agrees with it (§3.1).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -1,4 +1,4 @@
-//! The encryption around the plain bundle: age, to the release's own identity and the recovery recipients.
+//! The encryption around the plain bundle: age, to the release's own identity and the recovery recipients (§5.2).
 
 use std::io::{self, Read as _, Write as _};
 use std::str::FromStr as _;

@@ -1,4 +1,4 @@
-//! Wrapping a release's age identity: one trait, two implementations.
+//! Wrapping a release's age identity: one trait, two implementations (§3.3).
 //!
 //! The plaintext that is wrapped is an age identity file: comment lines that name the context, then the identity. So
 //! `aws kms decrypt` or `age -d -i local.key` gives a file that `age -d -i` takes as it is (break glass without us),
