@@ -143,7 +143,11 @@ fn a_hold_is_placed_and_lifted() {
     let node = Node::new();
     let placed = node.run("hold", &["--for", "1h", "looking at etcd"]);
     assert_eq!(code(&placed), 0, "{}", stderr(&placed));
-    assert!(stdout(&placed).starts_with("held until 20"), "{}", stdout(&placed));
+    assert!(
+        stdout(&placed).starts_with("held until 20"),
+        "{}",
+        stdout(&placed)
+    );
     let file = node.path("state").join("hold.json");
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(text.contains("looking at etcd"), "{text}");

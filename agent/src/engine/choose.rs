@@ -159,8 +159,14 @@ mod tests {
         assert_eq!(decide(None, Some((5, b"five"))), Err("withdrawn"));
         assert_eq!(decide(Some(&five), None), adopt);
         assert_eq!(decide(Some(&five), Some((4, b"four"))), adopt);
-        assert_eq!(decide(Some(&five), Some((5, b"five"))), Ok(Choice::UpToDate));
-        assert_eq!(decide(Some(&five), Some((5, b"other"))), Err("equivocation"));
+        assert_eq!(
+            decide(Some(&five), Some((5, b"five"))),
+            Ok(Choice::UpToDate)
+        );
+        assert_eq!(
+            decide(Some(&five), Some((5, b"other"))),
+            Err("equivocation")
+        );
         assert_eq!(decide(Some(&five), Some((6, b"five"))), Err("rollback"));
     }
 
