@@ -246,7 +246,9 @@ impl Agent {
         let choice =
             choose(trusted.current(), on_disk, environment, group).map_err(Failure::choice)?;
         let choice = match (choice, trusted.current()) {
-            (Choice::UpToDate, Some(target)) if self.copy_is_lost => Choice::Adopt(target.clone()),
+            (Choice::UpToDate, Some(target)) if self.copy_is_lost => {
+                Choice::Adopt(Box::new(target.clone()))
+            }
             (choice, _) => choice,
         };
         match choice {
@@ -256,7 +258,10 @@ impl Agent {
                 self.dealt_with(None);
                 Ok(State::Idle)
             }
-            Choice::Adopt(target) => Ok(self.begin(Adoption { target, began })),
+            Choice::Adopt(target) => Ok(self.begin(Adoption {
+                target: *target,
+                began,
+            })),
         }
     }
 
