@@ -1,11 +1,9 @@
 //! A node in a temporary directory, with a bucket of its own: the real platform-agent on whatever an attacker serves.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -23,20 +21,23 @@ use tokio::time::timeout;
 
 use crate::attacks::{BUCKET, ENVIRONMENT, GROUP, NODE};
 
+mod snapshot;
+
+pub use snapshot::Snapshot;
+
 const REGION: &str = "us-east-1";
 const ACCESS_KEY: &str = "ATTACKED";
 const SECRET_KEY: &str = "attacked-secret-key";
 /// Longest that one pass of the agent may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// All that may lie in the node's directory.
-const OWN: [&str; 7] = [
+const OWN: [&str; 6] = [
     "agent.toml",
     "credentials.toml",
     "node",
     "root",
     "state",
     "store",
-    ".platform",
 ];
 
 /// A node and its bucket.
@@ -56,18 +57,6 @@ pub struct Ran {
     pub output: String,
 }
 
-/// All that is below a directory: what each file is, holds and when it was last changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot(BTreeMap<PathBuf, Seen>);
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Seen {
-    mode: u32,
-    inode: u64,
-    modified: (i64, i64),
-    content: Vec<u8>,
-}
-
 /// The platform-agent binary: `$PLATFORM_AGENT`, or the one that cargo built beside this test.
 ///
 /// # Errors
@@ -78,11 +67,17 @@ pub fn find_agent() -> anyhow::Result<PathBuf> {
         if path.is_file() {
             return Ok(std::path::absolute(path)?);
         }
-        bail!("$PLATFORM_AGENT names {}, which is not there", path.display());
+        bail!(
+            "$PLATFORM_AGENT names {}, which is not there",
+            path.display()
+        );
     }
     // target/PROFILE/deps/TEST
     let test = std::env::current_exe()?;
-    let profile = test.ancestors().nth(2).context("no directory above the test")?;
+    let profile = test
+        .ancestors()
+        .nth(2)
+        .context("no directory above the test")?;
     let path = profile.join("platform-agent");
     if path.is_file() {
         return Ok(path);
@@ -155,7 +150,10 @@ impl Victim {
             ("credentials_file", path("credentials.toml")),
             ("metrics_listen", "127.0.0.1:0".to_owned()),
         ];
-        let all: String = lines.iter().map(|(k, v)| format!("{k} = {v:?}\n")).collect();
+        let all: String = lines
+            .iter()
+            .map(|(k, v)| format!("{k} = {v:?}\n"))
+            .collect();
         let key = path("node/wrap.key");
         format!("{all}\n[key_wrap]\nmethod = \"local-file\"\npath = {key:?}\n")
     }
@@ -325,85 +323,10 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 
 impl fmt::Display for Ran {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "exit code {:?}, and it said:\n{}", self.code, self.output)
-    }
-}
-
-// === impl Snapshot ===
-
-impl Snapshot {
-    /// Looks at everything below a directory. A directory's time of change is part of it, so that a file that came and
-    /// went is seen too.
-    ///
-    /// # Errors
-    /// Something can't be read.
-    pub fn take(directory: &Path) -> io::Result<Self> {
-        let mut seen = BTreeMap::new();
-        look(directory, &mut seen)?;
-        Ok(Self(seen))
-    }
-
-    /// The paths at which two differ.
-    #[must_use]
-    pub fn changes(&self, other: &Self) -> Vec<PathBuf> {
-        let paths = self.0.keys().chain(other.0.keys());
-        let mut changed: Vec<PathBuf> = paths
-            .filter(|path| self.0.get(*path) != other.0.get(*path))
-            .cloned()
-            .collect();
-        changed.sort();
-        changed.dedup();
-        changed
-    }
-}
-
-fn look(path: &Path, seen: &mut BTreeMap<PathBuf, Seen>) -> io::Result<()> {
-    let metadata = fs::symlink_metadata(path)?;
-    let content = if metadata.is_symlink() {
-        fs::read_link(path)?.as_os_str().as_bytes().to_vec()
-    } else if metadata.is_file() {
-        fs::read(path)?
-    } else {
-        Vec::new()
-    };
-    seen.insert(
-        path.to_owned(),
-        Seen {
-            mode: metadata.mode(),
-            inode: metadata.ino(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            content,
-        },
-    );
-    if metadata.is_dir() {
-        for entry in fs::read_dir(path)? {
-            look(&entry?.path(), seen)?;
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_that_came_and_went_or_was_written_again_is_seen() {
-        let directory = tempfile::tempdir().unwrap();
-        let at = |name: &str| directory.path().join(name);
-        fs::create_dir(at("d")).unwrap();
-        fs::write(at("d/a"), "a").unwrap();
-        let before = Snapshot::take(directory.path()).unwrap();
-        assert_eq!(before, Snapshot::take(directory.path()).unwrap());
-        // A clock tick of the file system later.
-        std::thread::sleep(Duration::from_millis(20));
-        fs::write(at("d/b"), "").unwrap();
-        fs::remove_file(at("d/b")).unwrap();
-        let came_and_went = Snapshot::take(directory.path()).unwrap();
-        assert_eq!(before.changes(&came_and_went), [at("d")]);
-        std::thread::sleep(Duration::from_millis(20));
-        fs::write(at("d/a"), "a").unwrap();
-        let again = Snapshot::take(directory.path()).unwrap();
-        assert_eq!(came_and_went.changes(&again), [at("d/a")]);
+        write!(
+            f,
+            "exit code {:?}, and it said:\n{}",
+            self.code, self.output
+        )
     }
 }

@@ -38,7 +38,9 @@ pub struct Stage {
     pub files: Files,
     /// Other files, that would be seen on the node: with a pod more.
     pub changed: Files,
-    /// The bucket with the release that the node has.
+    /// The release that the node has.
+    pub release: Sealed,
+    /// The bucket with just that release.
     pub before: Bucket,
     wrap_key: Vec<u8>,
 }
@@ -52,6 +54,7 @@ impl Stage {
             before: publisher.publish(BEFORE, &[&release]).await?,
             compute: Publisher::new(ENVIRONMENT, "compute", wrap).await?,
             changed: files.with("manifests/intruder.yaml", pod("intruder", "").as_bytes()),
+            release,
             publisher,
             files,
             wrap_key,

@@ -3,6 +3,7 @@
 //! Every key in it is made here and trusted by nothing else. What the attacks build on is genuine: made by the
 //! platform's own code, or by hand where that code refuses to make it. Nothing that must not expire does before 2099.
 
+mod archive;
 mod bundle;
 mod content;
 mod content_attacks;
@@ -56,11 +57,16 @@ async fn main() -> anyhow::Result<()> {
     let mut all = genuine(&stage).await?;
     all.extend(metadata::attacks(&stage).await?);
     all.extend(bundle::attacks(&stage).await?);
+    all.extend(archive::attacks(&stage).await?);
     all.extend(content_attacks::attacks(&stage).await?);
     all.extend(status::attacks(&stage).await?);
     all.sort_by_key(|fixture| fixture.name);
     write(&attacks::directory(), &all)?;
-    println!("made {} directories in {}", all.len(), attacks::directory().display());
+    println!(
+        "made {} directories in {}",
+        all.len(),
+        attacks::directory().display()
+    );
     Ok(())
 }
 
@@ -80,7 +86,12 @@ async fn genuine(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
     let does = "Nothing: a genuine release signed with new keys, and the root that names them.";
     let rotation = Fixture {
         before: Some(stage.before.clone()),
-        ..stage.fixture("genuine-rotation", does, rotated.publish(NEXT, &[&release]).await?, adopted())
+        ..stage.fixture(
+            "genuine-rotation",
+            does,
+            rotated.publish(NEXT, &[&release]).await?,
+            adopted(),
+        )
     };
     Ok(vec![fresh, update, rotation])
 }
@@ -94,7 +105,9 @@ fn write(directory: &Path, all: &[Fixture]) -> anyhow::Result<()> {
     }
     let mut table = ABOUT.to_owned();
     for fixture in all {
-        fixture.write(directory).with_context(|| format!("cannot write {}", fixture.name))?;
+        fixture
+            .write(directory)
+            .with_context(|| format!("cannot write {}", fixture.name))?;
         table.push_str(&fixture.row());
     }
     fs::write(directory.join(TABLE), table)?;
