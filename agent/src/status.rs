@@ -154,7 +154,9 @@ mod tests {
 
     #[test]
     fn the_worst_status_fits_its_object() {
-        let foreign: Vec<String> = (0..5000).map(|n| format!("{n}{}", "é".repeat(255))).collect();
+        let foreign: Vec<String> = (0..5000)
+            .map(|n| format!("{n}{}", "é".repeat(255)))
+            .collect();
         let error = StatusError {
             phase: Phase::Apply,
             kind: "x".into(),

@@ -2,6 +2,7 @@
 
 #![allow(
     clippy::disallowed_methods,
+    clippy::indexing_slicing,
     clippy::unwrap_used,
     reason = "a test; what it writes need not survive a power cut"
 )]
@@ -143,7 +144,11 @@ fn a_hold_is_placed_and_lifted() {
     let node = Node::new();
     let placed = node.run("hold", &["--for", "1h", "looking at etcd"]);
     assert_eq!(code(&placed), 0, "{}", stderr(&placed));
-    assert!(stdout(&placed).starts_with("held until 20"), "{}", stdout(&placed));
+    assert!(
+        stdout(&placed).starts_with("held until 20"),
+        "{}",
+        stdout(&placed)
+    );
     let file = node.path("state").join("hold.json");
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(text.contains("looking at etcd"), "{text}");
@@ -163,4 +168,51 @@ fn without_a_store_once_fails_and_names_it() {
     let verified = node.run("verify", &[]);
     assert_eq!(code(&verified), 3, "{}", stderr(&verified));
     assert!(stdout(&verified).contains("no release has been adopted yet"));
+}
+
+#[test]
+fn the_daemon_tells_systemd_that_it_lives_and_that_it_stops() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    let node = Node::new();
+    let path = node.path("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let patience = std::time::Duration::from_secs(20);
+    socket.set_read_timeout(Some(patience)).unwrap();
+    let mut daemon = Command::new(env!("CARGO_BIN_EXE_platform-agent"))
+        .args(["run", "--config"])
+        .arg(node.path("agent.toml"))
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "900000")
+        .env_remove("WATCHDOG_PID")
+        .env("PLATFORM_AGENT_LOG", "off")
+        .spawn()
+        .unwrap();
+    let mut told = String::new();
+    let mut until = |part: &str| {
+        let mut buffer = [0; 4096];
+        while !told.contains(part) {
+            let length = socket.recv(&mut buffer).unwrap();
+            told.push_str(&String::from_utf8_lossy(&buffer[..length]));
+            told.push('\n');
+        }
+        std::mem::take(&mut told)
+    };
+    let mut before = until("STATUS=no release yet, idle: ");
+    // While it waits for its next poll, too: several feeds that nothing but time brings.
+    for _ in 0..3 {
+        before += &until("WATCHDOG=1");
+    }
+    assert!(
+        !before.contains("READY"),
+        "there is no verified release: {before}"
+    );
+    kill(
+        Pid::from_raw(i32::try_from(daemon.id()).unwrap()),
+        Signal::SIGTERM,
+    )
+    .unwrap();
+    until("STOPPING=1");
+    assert_eq!(daemon.wait().unwrap().code(), Some(0));
 }

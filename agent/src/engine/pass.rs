@@ -47,9 +47,10 @@ impl Agent {
                 Err(stop) => break Some(stop),
             }
         };
-        self.handling = None;
         self.service_manager.feed();
-        self.conclude(stop)
+        let outcome = self.conclude(stop);
+        self.handling = None;
+        outcome
     }
 
     fn conclude(&mut self, stop: Option<Stop>) -> Outcome {
@@ -112,7 +113,10 @@ impl Agent {
     ) {
         self.metrics.failed(&phase.to_string(), kind);
         let now = self.clock.now();
-        if self.troubles.note(source, phase, kind, message.clone(), now) {
+        if self
+            .troubles
+            .note(source, phase, kind, message.clone(), now)
+        {
             tracing::error!(%phase, kind, error = message, "failed; the files on disk stay as they are");
         } else {
             tracing::debug!(%phase, kind, error = message, "still failing");
@@ -165,7 +169,11 @@ impl Agent {
         let key = keys::timestamp(&self.identity.group);
         let known = self.handled.as_ref().map(|h| h.etag.clone());
         let limit = deadline_for(limits::METADATA_BYTES);
-        let get = async move { store.get(&key, limits::METADATA_BYTES, known.as_ref()).await };
+        let get = async move {
+            store
+                .get(&key, limits::METADATA_BYTES, known.as_ref())
+                .await
+        };
         let answer = self
             .network(Phase::Idle, limit, get)
             .await?
@@ -238,7 +246,9 @@ impl Agent {
         let choice =
             choose(trusted.current(), on_disk, environment, group).map_err(Failure::choice)?;
         let choice = match (choice, trusted.current()) {
-            (Choice::UpToDate, Some(target)) if self.copy_is_lost => Choice::Adopt(target.clone()),
+            (Choice::UpToDate, Some(target)) if self.copy_is_lost => {
+                Choice::Adopt(Box::new(target.clone()))
+            }
             (choice, _) => choice,
         };
         match choice {
@@ -248,7 +258,10 @@ impl Agent {
                 self.dealt_with(None);
                 Ok(State::Idle)
             }
-            Choice::Adopt(target) => Ok(self.begin(Adoption { target, began })),
+            Choice::Adopt(target) => Ok(self.begin(Adoption {
+                target: *target,
+                began,
+            })),
         }
     }
 
@@ -263,7 +276,13 @@ impl Agent {
             return State::Idle;
         }
         match self.resume.take() {
-            Some(state) if state.adoption().is_some_and(|a| a.target == adoption.target) => state,
+            Some(state)
+                if state
+                    .adoption()
+                    .is_some_and(|a| a.target == adoption.target) =>
+            {
+                state
+            }
             _ => {
                 tracing::info!(%release, "adopting");
                 State::Fetch(adoption)
@@ -282,8 +301,7 @@ impl Agent {
         let targets = targets_url().map_err(|e| bug(Box::new(e)))?;
         let trust = self.trust.clone();
         let work = self.with_disk(|disk| disk.paths().state().to_owned());
-        let refreshing =
-            async move { refresh(&trust, transport, metadata, targets, &work).await };
+        let refreshing = async move { refresh(&trust, transport, metadata, targets, &work).await };
         let refreshed = self
             .network(Phase::Verify, REFRESH_DEADLINE, refreshing)
             .await?;
