@@ -28,7 +28,7 @@ enum Unopened {
 }
 
 impl Agent {
-    /// Reads the bundle, of exactly the signed length and digest (§5.2).
+    /// Reads the bundle, of exactly the signed length and digest (§6.1).
     pub(super) async fn fetch(&mut self, adoption: Adoption) -> Result<State, Stop> {
         fail::fail_point!("engine::fetch");
         let target = &adoption.target;
