@@ -54,7 +54,7 @@ impl Agent {
         }
     }
 
-    /// Unwraps the release's identity, once, and opens the bundle with it (§5.3, §6).
+    /// Unwraps the release's identity, once, and opens the bundle with it (§6.1 to §6.3).
     pub(super) async fn decrypt(
         &mut self,
         adoption: Adoption,
