@@ -103,8 +103,8 @@ pub fn all() -> anyhow::Result<Vec<Attack>> {
             continue;
         }
         let path = entry.path().join(DESCRIPTION);
-        let text = fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let description =
             toml::from_str(&text).with_context(|| format!("cannot parse {}", path.display()))?;
         attacks.push(Attack {

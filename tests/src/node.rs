@@ -405,6 +405,18 @@ impl Node {
         self.child.as_ref().and_then(Child::id)
     }
 
+    /// The most memory the running agent has had resident at a time, in bytes.
+    ///
+    /// # Errors
+    /// An agent that does not run.
+    pub fn peak_memory(&self) -> anyhow::Result<u64> {
+        let pid = self.pid().context("the agent does not run")?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes = peak.and_then(|text| text.trim().strip_suffix(" kB"));
+        Ok(kibibytes.context("no VmHWM")?.trim().parse::<u64>()? * 1024)
+    }
+
     /// Kills the agent with SIGKILL and waits for its end. One that has ended already is fine.
     ///
     /// # Errors
@@ -433,9 +445,8 @@ impl Node {
     pub async fn ended(&mut self, patience: Duration) -> anyhow::Result<ExitStatus> {
         let child = self.child.as_mut().context("the agent does not run")?;
         let status = timeout(patience, child.wait()).await;
-        let status = status.with_context(|| {
-            format!("after {} s the agent has not ended", patience.as_secs())
-        })??;
+        let status = status
+            .with_context(|| format!("after {} s the agent has not ended", patience.as_secs()))??;
         self.child = None;
         Ok(status)
     }
@@ -449,7 +460,10 @@ impl Node {
         if status.signal() == Some(Signal::SIGKILL as i32) {
             return Ok(());
         }
-        bail!("the agent ended by {status} instead of SIGKILL:\n{}", self.log()?)
+        bail!(
+            "the agent ended by {status} instead of SIGKILL:\n{}",
+            self.log()?
+        )
     }
 
     /// Whether the agent runs.
@@ -490,7 +504,9 @@ impl Node {
     /// A file that cannot be read.
     pub fn log_lines(&self, wanted: &[(&str, &str)]) -> anyhow::Result<Vec<Value>> {
         let log = self.last_log()?;
-        let lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let lines = log
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
         let matches = |line: &Value| {
             wanted
                 .iter()
@@ -514,7 +530,8 @@ impl Node {
         let address = self.served_at()?;
         let exchange = async {
             let mut stream = tokio::net::TcpStream::connect(&address).await?;
-            let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+            let request =
+                format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).await?;
             let mut text = String::new();
             stream.read_to_string(&mut text).await?;
@@ -643,10 +660,15 @@ mod tests {
 
     #[tokio::test]
     async fn an_endless_wait_says_what_there_was_instead() {
-        let error = eventually("it rains", Duration::ZERO, async || -> anyhow::Result<()> {
-            bail!("the sun shines")
-        });
+        let error = eventually(
+            "it rains",
+            Duration::ZERO,
+            async || -> anyhow::Result<()> { bail!("the sun shines") },
+        );
         let text = format!("{:#}", error.await.unwrap_err());
-        assert!(text.contains("it rains") && text.contains("the sun shines"), "{text}");
+        assert!(
+            text.contains("it rains") && text.contains("the sun shines"),
+            "{text}"
+        );
     }
 }

@@ -195,7 +195,9 @@ pub fn write_pod(operator: &Operator, group_name: &str, pod: &Pod<'_>) -> anyhow
          automountServiceAccountToken: false\n  terminationGracePeriodSeconds: 30\n  containers:\n    - name: main\n      image: {image}\n"
     );
     if let Some(port) = host_port {
-        text.push_str(&format!("      ports:\n        - containerPort: {port}\n          hostPort: {port}\n"));
+        text.push_str(&format!(
+            "      ports:\n        - containerPort: {port}\n          hostPort: {port}\n"
+        ));
     }
     if !secrets.is_empty() {
         text.push_str(&format!(

@@ -78,11 +78,17 @@ pub fn find_agent() -> anyhow::Result<PathBuf> {
         if path.is_file() {
             return Ok(std::path::absolute(path)?);
         }
-        bail!("$PLATFORM_AGENT names {}, which is not there", path.display());
+        bail!(
+            "$PLATFORM_AGENT names {}, which is not there",
+            path.display()
+        );
     }
     // target/PROFILE/deps/TEST
     let test = std::env::current_exe()?;
-    let profile = test.ancestors().nth(2).context("no directory above the test")?;
+    let profile = test
+        .ancestors()
+        .nth(2)
+        .context("no directory above the test")?;
     let path = profile.join("platform-agent");
     if path.is_file() {
         return Ok(path);
@@ -155,7 +161,10 @@ impl Victim {
             ("credentials_file", path("credentials.toml")),
             ("metrics_listen", "127.0.0.1:0".to_owned()),
         ];
-        let all: String = lines.iter().map(|(k, v)| format!("{k} = {v:?}\n")).collect();
+        let all: String = lines
+            .iter()
+            .map(|(k, v)| format!("{k} = {v:?}\n"))
+            .collect();
         let key = path("node/wrap.key");
         format!("{all}\n[key_wrap]\nmethod = \"local-file\"\npath = {key:?}\n")
     }
@@ -325,7 +334,11 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 
 impl fmt::Display for Ran {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "exit code {:?}, and it said:\n{}", self.code, self.output)
+        write!(
+            f,
+            "exit code {:?}, and it said:\n{}",
+            self.code, self.output
+        )
     }
 }
 

@@ -56,25 +56,39 @@ async fn what_platformctl_publishes_is_on_every_disk_and_reported() -> Result {
         ]
     );
     let names: Vec<String> = compute.manifest_files()?.into_keys().collect();
-    assert_eq!(names, ["kube-proxy.yaml"], "a node gets its own group's files only");
+    assert_eq!(
+        names,
+        ["kube-proxy.yaml"],
+        "a node gets its own group's files only"
+    );
     // Each of the operator's secret files is in exactly one directory, under its pod, with its mode.
     let secrets = scene.operator.path("secrets/secure");
     for pod in fs::read_dir(&secrets)? {
         let pod = pod?;
-        let directories: Vec<_> = fs::read_dir(secure.kubernetes().join("secrets").join(pod.file_name()))?
-            .collect::<std::io::Result<_>>()?;
+        let directories: Vec<_> =
+            fs::read_dir(secure.kubernetes().join("secrets").join(pod.file_name()))?
+                .collect::<std::io::Result<_>>()?;
         assert_eq!(directories.len(), 1, "{:?}", pod.file_name());
         for file in fs::read_dir(pod.path())? {
             let file = file?;
             let delivered = directories[0].path().join(file.file_name());
-            assert_eq!(fs::read(&delivered)?, fs::read(file.path())?, "{delivered:?}");
+            assert_eq!(
+                fs::read(&delivered)?,
+                fs::read(file.path())?,
+                "{delivered:?}"
+            );
             let mode = |path: &Path| fs::metadata(path).map(|m| m.permissions().mode() & 0o777);
-            assert_eq!(mode(&delivered)? & 0o077, 0, "{delivered:?} is for root alone");
+            assert_eq!(
+                mode(&delivered)? & 0o077,
+                0,
+                "{delivered:?} is for root alone"
+            );
         }
-        let manifest = fs::read_to_string(secure.manifests().join(format!(
-            "{}.yaml",
-            pod.file_name().to_string_lossy()
-        )))?;
+        let manifest = fs::read_to_string(
+            secure
+                .manifests()
+                .join(format!("{}.yaml", pod.file_name().to_string_lossy())),
+        )?;
         let digest = directories[0].file_name();
         assert!(
             manifest.contains(&*digest.to_string_lossy()),
@@ -83,7 +97,9 @@ async fn what_platformctl_publishes_is_on_every_disk_and_reported() -> Result {
     }
 
     let status = scene
-        .until_status(&secure, "it is on release 1", |s| s.release.is_some_and(|r| r.get() == 1))
+        .until_status(&secure, "it is on release 1", |s| {
+            s.release.is_some_and(|r| r.get() == 1)
+        })
         .await?;
     assert_eq!((status.phase, status.error), (Phase::Idle, None));
     assert_eq!(status.published.map(|r| r.get()), Some(1));
@@ -91,13 +107,17 @@ async fn what_platformctl_publishes_is_on_every_disk_and_reported() -> Result {
     let verified = secure.run_verb("verify", &[]).await?;
     assert_eq!(exit_code(&verified), Some(0), "{verified:?}");
     scene
-        .until_status(&compute, "it is on release 1", |s| s.release.is_some_and(|r| r.get() == 1))
+        .until_status(&compute, "it is on release 1", |s| {
+            s.release.is_some_and(|r| r.get() == 1)
+        })
         .await?;
     let (code, said) = platformctl_status(&scene).await?;
     assert_eq!(code, Some(0), "{said}");
 
     // The main job: an amended manifest is on the disk within one poll.
-    scene.operator.amend("secure/kube-scheduler.yaml.j2", "cpu: 100m", "cpu: 150m")?;
+    scene
+        .operator
+        .amend("secure/kube-scheduler.yaml.j2", "cpu: 100m", "cpu: 150m")?;
     assert_eq!(scene.publish(SECURE).await?, 2);
     secure.until_release(2).await?;
     assert!(fs::read_to_string(secure.manifests().join("kube-scheduler.yaml"))?.contains("150m"));
@@ -105,7 +125,9 @@ async fn what_platformctl_publishes_is_on_every_disk_and_reported() -> Result {
     // A node that is away is not on the published release, and status says so by its exit code.
     let ended = secure.terminate().await?;
     assert_eq!(ended.code(), Some(0), "a signal is an orderly end");
-    scene.operator.amend("secure/kube-scheduler.yaml.j2", "cpu: 150m", "cpu: 175m")?;
+    scene
+        .operator
+        .amend("secure/kube-scheduler.yaml.j2", "cpu: 150m", "cpu: 175m")?;
     assert_eq!(scene.publish(SECURE).await?, 3);
     let (code, said) = platformctl_status(&scene).await?;
     assert_eq!(code, Some(3), "{said}");
@@ -114,7 +136,10 @@ async fn what_platformctl_publishes_is_on_every_disk_and_reported() -> Result {
     // One pass is enough to catch up.
     let once = secure.run_verb("once", &[]).await?;
     assert_eq!(exit_code(&once), Some(0), "{once:?}");
-    assert!(String::from_utf8_lossy(&once.stdout).contains("adopted release 3"), "{once:?}");
+    assert!(
+        String::from_utf8_lossy(&once.stdout).contains("adopted release 3"),
+        "{once:?}"
+    );
     let (code, said) = platformctl_status(&scene).await?;
     assert_eq!(code, Some(0), "{said}");
 
@@ -122,7 +147,10 @@ async fn what_platformctl_publishes_is_on_every_disk_and_reported() -> Result {
     fs::write(secure.manifests().join("etcd.yaml"), "edited")?;
     let verified = secure.run_verb("verify", &[]).await?;
     assert_eq!(exit_code(&verified), Some(3), "{verified:?}");
-    assert!(String::from_utf8_lossy(&verified.stdout).contains("manifests/etcd.yaml"), "{verified:?}");
+    assert!(
+        String::from_utf8_lossy(&verified.stdout).contains("manifests/etcd.yaml"),
+        "{verified:?}"
+    );
     Ok(())
 }
 
@@ -135,7 +163,9 @@ async fn a_poll_at_rest_is_one_request_and_writes_nothing() -> Result {
     node.start()?;
     node.until_release(1).await?;
     scene
-        .until_status(&node, "it is on release 1", |s| s.release.is_some() && s.error.is_none())
+        .until_status(&node, "it is on release 1", |s| {
+            s.release.is_some() && s.error.is_none()
+        })
         .await?;
     // The pass that adopted is over when another has been answered 304.
     let settled = |proxy: &FaultyProxy| proxy.log().last().is_some_and(|e| e.status == Some(304));
@@ -148,10 +178,17 @@ async fn a_poll_at_rest_is_one_request_and_writes_nothing() -> Result {
     let store = scene.bucket.requests().since(&stored);
     for entry in &log[asked..] {
         assert_eq!(entry.method, "GET");
-        assert!(entry.path.contains("groups/secure/metadata/timestamp.json"), "{entry:?}");
+        assert!(
+            entry.path.contains("groups/secure/metadata/timestamp.json"),
+            "{entry:?}"
+        );
         assert_eq!(entry.status, Some(304), "{entry:?}");
     }
-    assert_eq!(store.of("GetObject"), store.total, "the store saw nothing else: {store:?}");
+    assert_eq!(
+        store.of("GetObject"),
+        store.total,
+        "the store saw nothing else: {store:?}"
+    );
     assert_eq!(store.not_modified, store.total, "{store:?}");
     let changed = traces.changed(&node.traces()?);
     assert!(changed.is_empty(), "polls at rest touched {changed:?}");
@@ -168,7 +205,9 @@ async fn repaired(
     let modes = |node: &Node| -> anyhow::Result<Vec<u32>> {
         let files = node.kubernetes_files()?;
         let mode = |path: &std::path::PathBuf| -> anyhow::Result<u32> {
-            Ok(fs::symlink_metadata(node.kubernetes().join(path))?.permissions().mode())
+            Ok(fs::symlink_metadata(node.kubernetes().join(path))?
+                .permissions()
+                .mode())
         };
         files.keys().map(mode).collect()
     };
@@ -180,7 +219,9 @@ async fn repaired(
         node.kubernetes_files().is_ok_and(|now| now == before)
             && modes(node).is_ok_and(|now| now == modes_before)
     });
-    let took = took.await.with_context(|| node.last_log().unwrap_or_default())?;
+    let took = took
+        .await
+        .with_context(|| node.last_log().unwrap_or_default())?;
     println!("{what}: repaired after {} ms", took.as_millis());
     Ok(took)
 }
@@ -189,14 +230,22 @@ async fn repaired(
 async fn every_drift_is_repaired(node: &Node) -> anyhow::Result<Vec<Duration>> {
     let manifests = node.manifests();
     let pod = node.kubernetes().join("secrets/etcd");
-    let directory = fs::read_dir(&pod)?.next().context("a secret directory")??.path();
+    let directory = fs::read_dir(&pod)?
+        .next()
+        .context("a secret directory")??
+        .path();
     let etcd = manifests.join("etcd.yaml");
     type Spoil<'a> = &'a dyn Fn() -> Result;
     let kinds: [(&str, Spoil<'_>); 8] = [
-        ("an edited manifest", &|| Ok(fs::write(&etcd, "# edited by hand\n")?)),
+        ("an edited manifest", &|| {
+            Ok(fs::write(&etcd, "# edited by hand\n")?)
+        }),
         ("a deleted manifest", &|| Ok(fs::remove_file(&etcd)?)),
         ("a manifest with another mode", &|| {
-            Ok(fs::set_permissions(&etcd, fs::Permissions::from_mode(0o666))?)
+            Ok(fs::set_permissions(
+                &etcd,
+                fs::Permissions::from_mode(0o666),
+            )?)
         }),
         ("a manifest that became a link", &|| {
             fs::remove_file(&etcd)?;
@@ -208,11 +257,15 @@ async fn every_drift_is_repaired(node: &Node) -> anyhow::Result<Vec<Duration>> {
             }
             Ok(())
         }),
-        ("an edited secret", &|| Ok(fs::write(directory.join("ca.crt"), "x")?)),
+        ("an edited secret", &|| {
+            Ok(fs::write(directory.join("ca.crt"), "x")?)
+        }),
         ("an extra file in a secret directory", &|| {
             Ok(fs::write(directory.join("extra.crt"), "x")?)
         }),
-        ("a deleted secret directory", &|| Ok(fs::remove_dir_all(&directory)?)),
+        ("a deleted secret directory", &|| {
+            Ok(fs::remove_dir_all(&directory)?)
+        }),
     ];
     let mut took = Vec::new();
     for (what, spoil) in kinds {
@@ -232,9 +285,14 @@ async fn drift_is_repaired_also_without_the_store() -> Result {
     node.until_release(1).await?;
     let mut took = every_drift_is_repaired(&node).await?;
     let repaired = node.metric("platform_agent_drift_repaired_total").await?;
-    assert!(repaired >= 11.0, "{repaired} files were counted as put back");
+    assert!(
+        repaired >= 11.0,
+        "{repaired} files were counted as put back"
+    );
     scene
-        .until_status(&node, "drift was repaired", |s| s.drift_repaired >= 11 && s.error.is_none())
+        .until_status(&node, "drift was repaired", |s| {
+            s.drift_repaired >= 11 && s.error.is_none()
+        })
         .await?;
 
     // The store goes, and nothing changes.
@@ -242,7 +300,10 @@ async fn drift_is_repaired_also_without_the_store() -> Result {
     took.extend(every_drift_is_repaired(&node).await?);
     took.sort();
     let median = took[took.len() / 2];
-    assert!(median < AIM, "half of the repairs took longer than {median:?}");
+    assert!(
+        median < AIM,
+        "half of the repairs took longer than {median:?}"
+    );
     Ok(())
 }
 
@@ -267,14 +328,25 @@ async fn a_node_starts_offline_with_what_it_has() -> Result {
     })
     .await?;
     node.until_polled(2).await?;
-    assert!(node.is_running(), "an agent must not end because the store is away");
+    assert!(
+        node.is_running(),
+        "an agent must not end because the store is away"
+    );
     let (status, why) = node.health().await?;
     assert_eq!(status, 503, "{why}");
     assert!(why.contains("no poll has succeeded"), "{why}");
     assert_eq!(node.metric("platform_agent_release_number").await?, 1.0);
-    assert!(node.errors("idle", "connection").await? >= 2.0, "{}", node.metrics().await?);
+    assert!(
+        node.errors("idle", "connection").await? >= 2.0,
+        "{}",
+        node.metrics().await?
+    );
     let said = node.log_lines(&[("kind", "connection")])?;
-    assert_eq!(said.len(), 1, "loud when it is new, and then quiet: {said:?}");
+    assert_eq!(
+        said.len(),
+        1,
+        "loud when it is new, and then quiet: {said:?}"
+    );
     node.terminate().await?;
 
     let once = node.run_verb("once", &[]).await?;
@@ -298,19 +370,32 @@ async fn a_foreign_file_is_reported_and_never_touched() -> Result {
     let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: mine}\nspec: {containers: [{name: m, image: m}]}\n";
     fs::write(&mine, text)?;
     scene
-        .until_status(&node, "mine.yaml is foreign", |s| s.foreign == ["mine.yaml"])
+        .until_status(&node, "mine.yaml is foreign", |s| {
+            s.foreign == ["mine.yaml"]
+        })
         .await?;
     assert_eq!(node.metric("platform_agent_foreign_files").await?, 1.0);
-    assert_eq!(node.metric("platform_agent_drift_repaired_total").await?, 0.0);
+    assert_eq!(
+        node.metric("platform_agent_drift_repaired_total").await?,
+        0.0
+    );
 
     // A release that has nothing to do with it is adopted beside it.
-    scene.operator.amend("compute/kube-proxy.yaml.j2", "cpu: 50m", "cpu: 60m")?;
+    scene
+        .operator
+        .amend("compute/kube-proxy.yaml.j2", "cpu: 50m", "cpu: 60m")?;
     assert_eq!(scene.publish(COMPUTE).await?, 2);
     node.until_release(2).await?;
     assert_eq!(fs::read_to_string(&mine)?, text);
 
     // A release that wants its place is refused before the first byte.
-    let theirs = Pod { file: "mine", name: "theirs", image: "registry.example/a:1", secrets: &[], host_port: None };
+    let theirs = Pod {
+        file: "mine",
+        name: "theirs",
+        image: "registry.example/a:1",
+        secrets: &[],
+        host_port: None,
+    };
     write_pod(&scene.operator, COMPUTE, &theirs)?;
     let before = node.kubernetes_files()?;
     assert_eq!(scene.publish(COMPUTE).await?, 3);
@@ -319,7 +404,11 @@ async fn a_foreign_file_is_reported_and_never_touched() -> Result {
             s.error.as_ref().is_some_and(|e| e.kind == "foreign_file")
         })
         .await?;
-    assert!(status.error.is_some_and(|e| e.message.contains("mine.yaml")));
+    assert!(
+        status
+            .error
+            .is_some_and(|e| e.message.contains("mine.yaml"))
+    );
     assert_eq!(status.release.map(|r| r.get()), Some(2));
     assert_eq!(node.kubernetes_files()?, before);
 
@@ -327,7 +416,9 @@ async fn a_foreign_file_is_reported_and_never_touched() -> Result {
     fs::rename(&mine, node.root().join("mine.yaml"))?;
     node.until_release(3).await?;
     scene
-        .until_status(&node, "all is well", |s| s.error.is_none() && s.foreign.is_empty())
+        .until_status(&node, "all is well", |s| {
+            s.error.is_none() && s.foreign.is_empty()
+        })
         .await?;
     Ok(())
 }
@@ -375,11 +466,18 @@ async fn take_over(old: Pod<'_>, new: Pod<'_>, port: u16, held: TcpListener) -> 
     })?;
 
     let (old_file, new_file) = (format!("{}.yaml", old.file), format!("{}.yaml", new.file));
-    fs::remove_file(scene.operator.path(&format!("manifests/{COMPUTE}/{}.yaml.j2", old.file)))?;
+    fs::remove_file(
+        scene
+            .operator
+            .path(&format!("manifests/{COMPUTE}/{}.yaml.j2", old.file)),
+    )?;
     write_pod(&scene.operator, COMPUTE, &new)?;
     assert_eq!(scene.publish(COMPUTE).await?, 2);
     let what = format!("{old_file} goes first");
-    until(&what, PATIENCE, || !node.manifests().join(&old_file).exists()).await?;
+    until(&what, PATIENCE, || {
+        !node.manifests().join(&old_file).exists()
+    })
+    .await?;
     // The old pod still ends: its port is held by this process.
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(2) {
@@ -397,8 +495,14 @@ async fn take_over(old: Pod<'_>, new: Pod<'_>, port: u16, held: TcpListener) -> 
     let at = |wanted: &dyn Fn(&Finding) -> bool| history.iter().position(|o| wanted(&o.finding));
     let gone = at(&|f| matches!(f, Finding::Removed { file } if *file == old_file));
     let there = at(&|f| matches!(f, Finding::Read { file, .. } if *file == new_file));
-    let (gone, there) = (gone.context("never removed")?, there.context("never created")?);
-    assert!(gone < there, "kubelet sees the end of the old pod before the new one");
+    let (gone, there) = (
+        gone.context("never removed")?,
+        there.context("never created")?,
+    );
+    assert!(
+        gone < there,
+        "kubelet sees the end of the old pod before the new one"
+    );
     let listed_both = history.iter().any(|o| {
         matches!(&o.finding, Finding::Listed { files }
             if files.contains_key(&old_file) && files.contains_key(&new_file))
@@ -426,7 +530,10 @@ async fn a_renamed_file_waits_for_the_end_of_its_pod() -> Result {
         secrets: &[],
         host_port: Some(port),
     };
-    let new = Pod { file: "front", ..old };
+    let new = Pod {
+        file: "front",
+        ..old
+    };
     take_over(old, new, port, held).await
 }
 
@@ -440,7 +547,11 @@ async fn a_pod_that_takes_a_host_port_over_waits_for_it() -> Result {
         secrets: &[],
         host_port: Some(port),
     };
-    let new = Pod { file: "front", name: "front", ..old };
+    let new = Pod {
+        file: "front",
+        name: "front",
+        ..old
+    };
     take_over(old, new, port, held).await
 }
 
@@ -450,24 +561,44 @@ async fn a_hold_suspends_repair_and_adoption() -> Result {
     let mut node = scene.node(COMPUTE, "compute-1")?;
     node.start()?;
     node.until_release(1).await?;
-    let held = node.run_verb("hold", &["--for", "1h", "looking at kube-proxy"]).await?;
+    let held = node
+        .run_verb("hold", &["--for", "1h", "looking at kube-proxy"])
+        .await?;
     assert_eq!(exit_code(&held), Some(0), "{held:?}");
-    let status = scene.until_status(&node, "it is held", |s| s.hold.is_some()).await?;
+    let status = scene
+        .until_status(&node, "it is held", |s| s.hold.is_some())
+        .await?;
     assert_eq!(status.phase, Phase::Held);
-    assert!(status.hold.is_some_and(|h| h.reason == "looking at kube-proxy" && h.until.is_some()));
+    assert!(
+        status
+            .hold
+            .is_some_and(|h| h.reason == "looking at kube-proxy" && h.until.is_some())
+    );
     assert_eq!(node.metric("platform_agent_hold").await?, 1.0);
 
     let manifest = node.manifests().join("kube-proxy.yaml");
     let genuine = fs::read(&manifest)?;
     fs::write(&manifest, "# under the knife\n")?;
-    scene.operator.amend("compute/kube-proxy.yaml.j2", "cpu: 50m", "cpu: 60m")?;
+    scene
+        .operator
+        .amend("compute/kube-proxy.yaml.j2", "cpu: 50m", "cpu: 60m")?;
     assert_eq!(scene.publish(COMPUTE).await?, 2);
     scene
-        .until_status(&node, "release 2 is published", |s| s.published.is_some_and(|r| r.get() == 2))
+        .until_status(&node, "release 2 is published", |s| {
+            s.published.is_some_and(|r| r.get() == 2)
+        })
         .await?;
     node.until_polled(3).await?;
-    assert_eq!(fs::read_to_string(&manifest)?, "# under the knife\n", "a hold suspends repair");
-    assert_eq!(scene.status(&node)?.release.map(|r| r.get()), Some(1), "a hold suspends adoption");
+    assert_eq!(
+        fs::read_to_string(&manifest)?,
+        "# under the knife\n",
+        "a hold suspends repair"
+    );
+    assert_eq!(
+        scene.status(&node)?.release.map(|r| r.get()),
+        Some(1),
+        "a hold suspends adoption"
+    );
     let (code, said) = platformctl_status(&scene).await?;
     assert_eq!(code, Some(3), "a held node is not as it should be: {said}");
 
@@ -477,7 +608,9 @@ async fn a_hold_suspends_repair_and_adoption() -> Result {
     let now = fs::read(&manifest)?;
     assert!(now != genuine && String::from_utf8_lossy(&now).contains("60m"));
     scene
-        .until_status(&node, "it is free", |s| s.hold.is_none() && s.error.is_none())
+        .until_status(&node, "it is free", |s| {
+            s.hold.is_none() && s.error.is_none()
+        })
         .await?;
 
     // A hold that ends by itself; one pass says that it is held.
@@ -527,7 +660,9 @@ async fn a_killed_agent_leaves_a_node_that_the_next_one_takes_on() -> Result {
     node.start()?;
     node.until_release(1).await?;
     node.kill().await?;
-    scene.operator.amend("compute/kube-proxy.yaml.j2", "cpu: 50m", "cpu: 60m")?;
+    scene
+        .operator
+        .amend("compute/kube-proxy.yaml.j2", "cpu: 50m", "cpu: 60m")?;
     scene.publish(COMPUTE).await?;
     node.start()?;
     node.until_release(2).await?;

@@ -57,10 +57,15 @@ async fn adopted_or_refused(attack: &Attack, agent: &Path) -> anyhow::Result<()>
     if earlier.is_dir() {
         victim.serve(&earlier)?;
         let ran = victim.once().await?;
-        ensure!(ran.code == Some(0), "the release before was not adopted: {ran}");
+        ensure!(
+            ran.code == Some(0),
+            "the release before was not adopted: {ran}"
+        );
     }
     for file in &attack.description.cut {
-        victim.cut(file).with_context(|| format!("cannot cut {file}"))?;
+        victim
+            .cut(file)
+            .with_context(|| format!("cannot cut {file}"))?;
     }
     victim.forget_status()?;
     let before = Snapshot::take(&victim.root())?;
@@ -68,22 +73,37 @@ async fn adopted_or_refused(attack: &Attack, agent: &Path) -> anyhow::Result<()>
     let ran = victim.once().await?;
     let after = Snapshot::take(&victim.root())?;
     let strays = victim.strays()?;
-    ensure!(strays.is_empty(), "it wrote outside of its directories: {strays:?}");
+    ensure!(
+        strays.is_empty(),
+        "it wrote outside of its directories: {strays:?}"
+    );
     let status = victim.status()?;
     match &attack.description.expect {
         Expect::Adopted { release } => {
             ensure!(ran.code == Some(0), "not adopted: {ran}");
             let status = status.context("there is no status object")?;
-            ensure!(status.error.is_none(), "the status has an error: {status:?}");
+            ensure!(
+                status.error.is_none(),
+                "the status has an error: {status:?}"
+            );
             let now = status.release.map(|r| r.get());
             ensure!(now == Some(*release), "the status says release {now:?}");
             ensure!(after != before, "adopted, and yet nothing was written");
         }
-        Expect::Refused { text, status: named } => {
+        Expect::Refused {
+            text,
+            status: named,
+        } => {
             ensure!(ran.code == Some(1), "it must exit with 1: {ran}");
-            ensure!(ran.output.contains(text), "the output does not say {text:?}: {ran}");
+            ensure!(
+                ran.output.contains(text),
+                "the output does not say {text:?}: {ran}"
+            );
             let changes = before.changes(&after);
-            ensure!(changes.is_empty(), "refused, and yet it touched {changes:?}");
+            ensure!(
+                changes.is_empty(),
+                "refused, and yet it touched {changes:?}"
+            );
             match (named, status) {
                 (Some(named), Some(status)) => {
                     let error = status.error.context("its status has no error")?;
@@ -92,7 +112,11 @@ async fn adopted_or_refused(attack: &Attack, agent: &Path) -> anyhow::Result<()>
                         kind: error.kind,
                     };
                     ensure!(found == *named, "its status says {found:?}, not {named:?}");
-                    ensure!(error.message.contains(text), "its status says {:?}", error.message);
+                    ensure!(
+                        error.message.contains(text),
+                        "its status says {:?}",
+                        error.message
+                    );
                 }
                 (Some(_), None) => bail!("there is no status object: {ran}"),
                 // Without its state it can't say whose status that would be.
@@ -119,11 +143,17 @@ async fn disbelieved(attack: &Attack, node: &str, text: &str) -> anyhow::Result<
         bail!("{} reports of {node}, not one", false_ones.len());
     };
     ensure!(report.status.is_err(), "{node} is believed");
-    let objection = report.objection(None, now).context("there is no objection")?;
+    let objection = report
+        .objection(None, now)
+        .context("there is no objection")?;
     ensure!(objection.contains(text), "the objection is {objection:?}");
     ensure!(!others.is_empty(), "there is no genuine report beside it");
     for other in others {
-        ensure!(other.status.is_ok(), "the genuine report of {} is not believed", other.node);
+        ensure!(
+            other.status.is_ok(),
+            "the genuine report of {} is not believed",
+            other.node
+        );
     }
     victim.end().await;
     Ok(())

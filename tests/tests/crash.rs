@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use futures::{StreamExt as _, stream};
-use platform_tests::kubelet::{Allowed, Finding, Kubelet, KubeletConfig, Observation, Release, judge};
+use platform_tests::kubelet::{
+    Allowed, Finding, Kubelet, KubeletConfig, Observation, Release, judge,
+};
 use platform_tests::node::{Node, PATIENCE};
 use platform_tests::scene::{Pod, SECURE, Scene, remove_pod, write_pod};
 use platform_tests::workspace::Operator;
@@ -82,7 +84,10 @@ fn amend_for_n_plus_1(operator: &Operator) -> anyhow::Result<()> {
     // A changed manifest, first in the order of writing.
     operator.amend("secure/etcd.yaml.j2", "cpu: 100m", "cpu: 110m")?;
     // A changed secret, whose pod's manifest changes with the directory it names; two of web's change together.
-    operator.write_secret("secure/kube-scheduler/scheduler.yaml", &scheduler_configuration(operator)?)?;
+    operator.write_secret(
+        "secure/kube-scheduler/scheduler.yaml",
+        &scheduler_configuration(operator)?,
+    )?;
     operator.write_secret("secure/web/token", "web's second\n")?;
     operator.write_secret("secure/web/key", "web's other key\n")?;
     remove_pod(operator, SECURE, OLD.name)?;
@@ -147,14 +152,20 @@ impl Stage {
         allowed: &Allowed,
     ) -> anyhow::Result<()> {
         let history = kubelet.stop();
-        let violations: Vec<String> = judge(&history, allowed).iter().map(ToString::to_string).collect();
+        let violations: Vec<String> = judge(&history, allowed)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         ensure!(
             violations.is_empty(),
             "{case}: kubelet saw what it must not:\n{}\nlog:\n{}",
             violations.join("\n"),
             node.log().unwrap_or_default()
         );
-        ensure!(saw_a_start(&history), "{case}: the model saw nothing at all");
+        ensure!(
+            saw_a_start(&history),
+            "{case}: the model saw nothing at all"
+        );
         let now = Release::read(&node.manifests(), &node.root())?;
         ensure!(now == self.n_plus_1, "{case}: the node did not end on N+1");
         let left = temporaries(&node.root())?;
@@ -167,14 +178,19 @@ impl Stage {
             "{case}: the secret directories are {secrets:?}"
         );
         let verified = node.run_verb("verify", &[]).await?;
-        ensure!(verified.status.code() == Some(0), "{case}: verify says {verified:?}");
+        ensure!(
+            verified.status.code() == Some(0),
+            "{case}: verify says {verified:?}"
+        );
         fs::remove_dir_all(node.root())?;
         Ok(())
     }
 }
 
 fn saw_a_start(history: &[Observation]) -> bool {
-    history.iter().any(|o| matches!(o.finding, Finding::Started { .. }))
+    history
+        .iter()
+        .any(|o| matches!(o.finding, Finding::Started { .. }))
 }
 
 /// One undisturbed pass, which must say this.
@@ -220,7 +236,10 @@ fn secret_directories_named(release: &Release, node: &Node) -> anyhow::Result<BT
     for content in node.manifest_files()?.into_values() {
         let text = String::from_utf8(content)?;
         for part in text.split("/etc/kubernetes/secrets/").skip(1) {
-            let path: String = part.chars().take_while(|c| !matches!(c, '"' | '\n')).collect();
+            let path: String = part
+                .chars()
+                .take_while(|c| !matches!(c, '"' | '\n'))
+                .collect();
             if path.contains('/') {
                 named.insert(path);
             }
@@ -257,14 +276,22 @@ impl Case {
 /// Kills at one fail point; false where the adoption does not pass it so often.
 async fn killed_at(stage: &Stage, case: &Case) -> anyhow::Result<bool> {
     let name = case.name();
-    let from = if case.first_adoption { &stage.fresh } else { &stage.before };
+    let from = if case.first_adoption {
+        &stage.fresh
+    } else {
+        &stage.before
+    };
     let (mut node, kubelet) = stage.watched(from, &name)?;
     let kill_at = case.kill_at();
     let environment = [(agent::failpoints::VARIABLE, kill_at.as_str())];
     node.spawn("once", &environment)?;
     let status = node.ended(PATIENCE).await?;
     let reached = std::os::unix::process::ExitStatusExt::signal(&status).is_some();
-    ensure!(reached || status.success(), "{name}: {status}\n{}", node.log()?);
+    ensure!(
+        reached || status.success(),
+        "{name}: {status}\n{}",
+        node.log()?
+    );
     if reached {
         // The next agent dies at the same place, where finishing passes it.
         node.spawn("once", &environment)?;
@@ -314,11 +341,17 @@ async fn killed_at_each_passage(
     anyhow::bail!("{point} is passed without an end")
 }
 
-async fn sweep(stage: &Stage, first_adoption: bool) -> anyhow::Result<BTreeMap<&'static str, usize>> {
+async fn sweep(
+    stage: &Stage,
+    first_adoption: bool,
+) -> anyhow::Result<BTreeMap<&'static str, usize>> {
     let cases = fail_points()
         .into_iter()
         .map(|point| killed_at_each_passage(stage, point, first_adoption));
-    let done: Vec<_> = stream::iter(cases).buffer_unordered(AT_ONCE).collect().await;
+    let done: Vec<_> = stream::iter(cases)
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
     done.into_iter().collect()
 }
 
@@ -338,7 +371,10 @@ async fn killed_at_every_step() -> anyhow::Result<()> {
     assert!(never.is_empty(), "never reached: {never:?}");
     // Each single file was a step of its own: etcd, scheduler, web, added, moved-after.
     assert!(updates["apply::manifest.before"] >= 5, "{updates:?}");
-    assert!(updates["apply::secret-directory.filled"] >= 3, "{updates:?}");
+    assert!(
+        updates["apply::secret-directory.filled"] >= 3,
+        "{updates:?}"
+    );
     Ok(())
 }
 
@@ -352,26 +388,38 @@ async fn killed_at_random_moments() -> anyhow::Result<()> {
         .map(|_| longest.mul_f64(random.random_range(0.0..1.0)))
         .collect();
     let stage = &stage;
-    let kills = moments.into_iter().enumerate().map(|(at, moment)| async move {
-        let name = format!("random-{at}");
-        let (mut node, kubelet) = stage.watched(&stage.before, &name)?;
-        node.spawn("once", &[])?;
-        tokio::time::sleep(moment).await;
-        let in_time = node.is_running();
-        node.kill().await?;
-        let once = node.run_verb("once", &[]).await?;
-        ensure!(once.status.success(), "{name}, killed after {moment:?}: {once:?}");
-        let allowed = Allowed::releases([&stage.n, &stage.n_plus_1]);
-        let case = format!("{name}, killed after {moment:?}");
-        stage
-            .end_is_as_if_nothing_had_happened(&case, &node, kubelet, &allowed)
-            .await?;
-        Ok(in_time)
-    });
-    let done: Vec<anyhow::Result<bool>> = stream::iter(kills).buffer_unordered(AT_ONCE).collect().await;
+    let kills = moments
+        .into_iter()
+        .enumerate()
+        .map(|(at, moment)| async move {
+            let name = format!("random-{at}");
+            let (mut node, kubelet) = stage.watched(&stage.before, &name)?;
+            node.spawn("once", &[])?;
+            tokio::time::sleep(moment).await;
+            let in_time = node.is_running();
+            node.kill().await?;
+            let once = node.run_verb("once", &[]).await?;
+            ensure!(
+                once.status.success(),
+                "{name}, killed after {moment:?}: {once:?}"
+            );
+            let allowed = Allowed::releases([&stage.n, &stage.n_plus_1]);
+            let case = format!("{name}, killed after {moment:?}");
+            stage
+                .end_is_as_if_nothing_had_happened(&case, &node, kubelet, &allowed)
+                .await?;
+            Ok(in_time)
+        });
+    let done: Vec<anyhow::Result<bool>> = stream::iter(kills)
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
     let in_time = done.into_iter().collect::<anyhow::Result<Vec<bool>>>()?;
     let in_time = in_time.into_iter().filter(|hit| *hit).count();
     println!("{in_time} of {RANDOM_KILLS} kills came before the end");
-    assert!(in_time * 2 > RANDOM_KILLS, "only {in_time} of {RANDOM_KILLS} kills came before the end");
+    assert!(
+        in_time * 2 > RANDOM_KILLS,
+        "only {in_time} of {RANDOM_KILLS} kills came before the end"
+    );
     Ok(())
 }

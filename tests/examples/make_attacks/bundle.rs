@@ -31,13 +31,21 @@ async fn listed(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
             "bundle-of-another-group",
             "The targets list a bundle of another group of the same environment.",
             stage.publish_next(&of_compute).await?,
-            ("verify", "foreign", "release-4.bundle belongs to local/compute, not to local/secure"),
+            (
+                "verify",
+                "foreign",
+                "release-4.bundle belongs to local/compute, not to local/secure",
+            ),
         ),
         stage.refused_later(
             "bundle-of-another-environment",
             "The targets list a bundle of the same group of another environment.",
             stage.publish_next(&of_production).await?,
-            ("verify", "foreign", "release-4.bundle belongs to production/secure, not to local/secure"),
+            (
+                "verify",
+                "foreign",
+                "release-4.bundle belongs to production/secure, not to local/secure",
+            ),
         ),
     ])
 }
@@ -60,13 +68,21 @@ async fn identities(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
             "identity-of-another-release",
             "The bundle comes with the wrapped identity of another release.",
             stage.publish_next(&of_release).await?,
-            ("decrypt", "wrong_context", "the wrapped identity belongs to local/secure/3, not to local/secure/4"),
+            (
+                "decrypt",
+                "wrong_context",
+                "the wrapped identity belongs to local/secure/3, not to local/secure/4",
+            ),
         ),
         stage.refused_later(
             "identity-of-another-group",
             "The bundle comes with an identity that was wrapped for another group.",
             stage.publish_next(&of_group).await?,
-            ("decrypt", "wrong_context", "the wrapped identity belongs to local/compute/4, not to local/secure/4"),
+            (
+                "decrypt",
+                "wrong_context",
+                "the wrapped identity belongs to local/compute/4, not to local/secure/4",
+            ),
         ),
         stage.refused_later(
             "identity-of-another-bundle",
@@ -78,7 +94,11 @@ async fn identities(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
             "identity-by-another-method",
             "The wrapped identity claims to be one of KMS on a node that has a key file.",
             stage.publish_next(&of_kms).await?,
-            ("decrypt", "wrong_key", "was wrapped by aws-kms, but this side is set up for local-file"),
+            (
+                "decrypt",
+                "wrong_key",
+                "was wrapped by aws-kms, but this side is set up for local-file",
+            ),
         ),
     ])
 }
@@ -100,13 +120,21 @@ async fn encrypted_objects(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
             "flipped-byte",
             "One bit of the encrypted bundle is flipped.",
             changed(&flipped),
-            ("fetch", "mismatch", "the bundle that the store gave is not the signed one: its digest is"),
+            (
+                "fetch",
+                "mismatch",
+                "the bundle that the store gave is not the signed one: its digest is",
+            ),
         ),
         stage.refused_later(
             "cut-bundle",
             "The encrypted bundle is cut off in the middle.",
             changed(&next.bytes[..middle]),
-            ("fetch", "mismatch", "the bundle that the store gave is not the signed one: "),
+            (
+                "fetch",
+                "mismatch",
+                "the bundle that the store gave is not the signed one: ",
+            ),
         ),
         stage.refused_later(
             "endless-bundle",
@@ -268,7 +296,10 @@ async fn sizes(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
     entries.push(Entry::file(b"host/large", &large));
     let oversize = bundle(&bytes, entries)?;
     let names: Vec<String> = (0..=limits::FILES).map(|n| format!("host/{n}")).collect();
-    let many = names.iter().map(|n| Entry::file(n.as_bytes(), b"")).collect();
+    let many = names
+        .iter()
+        .map(|n| Entry::file(n.as_bytes(), b""))
+        .collect();
     let too_many = bundle(&bytes, many)?;
 
     let mut tar = archive(&genuine_entries(stage))?;
@@ -280,12 +311,42 @@ async fn sizes(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
     second_frame.extend(compress(b"smuggled")?);
 
     let cases: [(&'static str, &'static str, Vec<u8>, &'static str); 6] = [
-        ("decompression-bomb", "A bundle of a few hundred bytes decompresses to more than 16 MiB.", bomb, "decompresses to more than 16777216 bytes"),
-        ("large-window", "The compressed stream asks its reader for 128 MiB of memory.", window, "the bundle does not decompress"),
-        ("oversize-file", "One file is larger than a file may be.", oversize, "host/large is larger than the 1048576 bytes allowed"),
-        ("too-many-files", "The archive has more files than a release may have.", too_many, "the bundle has more than 1024 files"),
-        ("after-the-archive", "More entries follow the end of the archive.", trailing, "the bundle goes on after its end"),
-        ("after-the-stream", "A second compressed stream follows the first.", second_frame, "the bundle goes on after its end"),
+        (
+            "decompression-bomb",
+            "A bundle of a few hundred bytes decompresses to more than 16 MiB.",
+            bomb,
+            "decompresses to more than 16777216 bytes",
+        ),
+        (
+            "large-window",
+            "The compressed stream asks its reader for 128 MiB of memory.",
+            window,
+            "the bundle does not decompress",
+        ),
+        (
+            "oversize-file",
+            "One file is larger than a file may be.",
+            oversize,
+            "host/large is larger than the 1048576 bytes allowed",
+        ),
+        (
+            "too-many-files",
+            "The archive has more files than a release may have.",
+            too_many,
+            "the bundle has more than 1024 files",
+        ),
+        (
+            "after-the-archive",
+            "More entries follow the end of the archive.",
+            trailing,
+            "the bundle goes on after its end",
+        ),
+        (
+            "after-the-stream",
+            "A second compressed stream follows the first.",
+            second_frame,
+            "the bundle goes on after its end",
+        ),
     ];
     let mut all = Vec::new();
     for (name, does, packed, text) in cases {
@@ -320,17 +381,72 @@ async fn indexes(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
         index
     };
     let cases: [(&'static str, &'static str, Value, &'static str); 11] = [
-        ("unknown-format", "The index has a format that this agent does not know.", with("format", json!(2)), "index format 2 is not the known format 1"),
-        ("unknown-member", "The index has a member that this agent does not know.", with("run", json!("/bin/sh")), "the index does not parse"),
-        ("index-of-another-release", "The index is of another release than the signed metadata says.", with("release", json!(7)), "the bundle carries release 7, but its signed metadata says 4"),
-        ("index-of-another-group", "The index is of another group than the signed metadata says.", with("group", json!("compute")), "the bundle was made for group compute, not secure"),
-        ("index-of-another-environment", "The index is of another environment than the signed metadata says.", with("environment", json!("production")), "the bundle was made for environment production, not local"),
-        ("missing-entry", "The index lists a file that is not in the archive.", and_file("host/missing"), "host/missing is listed but missing"),
-        ("listed-twice", "The index lists one file twice.", and_file("manifests/etcd.yaml"), "manifests/etcd.yaml is listed twice"),
-        ("dot-dot-in-the-index", "The index lists a file whose path climbs out of the node's directory.", and_file("host/../../escaped"), "the index does not parse: path \"host/../../escaped\""),
-        ("file-under-a-file", "The index lists a file below another file.", and_file("host/a/b"), "host/a/b is both a file and a directory"),
-        ("set-user-id", "The index asks for a set-user-id bit.", first_file("mode", json!("4755")), "has mode 4755: set-id, sticky or world-writable bits are refused"),
-        ("other-digest", "A file is not the one whose digest the index has.", first_file("sha256", json!(Sha256Digest::of(b"x").to_string())), "agent/group.key does not have the digest of the index"),
+        (
+            "unknown-format",
+            "The index has a format that this agent does not know.",
+            with("format", json!(2)),
+            "index format 2 is not the known format 1",
+        ),
+        (
+            "unknown-member",
+            "The index has a member that this agent does not know.",
+            with("run", json!("/bin/sh")),
+            "the index does not parse",
+        ),
+        (
+            "index-of-another-release",
+            "The index is of another release than the signed metadata says.",
+            with("release", json!(7)),
+            "the bundle carries release 7, but its signed metadata says 4",
+        ),
+        (
+            "index-of-another-group",
+            "The index is of another group than the signed metadata says.",
+            with("group", json!("compute")),
+            "the bundle was made for group compute, not secure",
+        ),
+        (
+            "index-of-another-environment",
+            "The index is of another environment than the signed metadata says.",
+            with("environment", json!("production")),
+            "the bundle was made for environment production, not local",
+        ),
+        (
+            "missing-entry",
+            "The index lists a file that is not in the archive.",
+            and_file("host/missing"),
+            "host/missing is listed but missing",
+        ),
+        (
+            "listed-twice",
+            "The index lists one file twice.",
+            and_file("manifests/etcd.yaml"),
+            "manifests/etcd.yaml is listed twice",
+        ),
+        (
+            "dot-dot-in-the-index",
+            "The index lists a file whose path climbs out of the node's directory.",
+            and_file("host/../../escaped"),
+            "the index does not parse: path \"host/../../escaped\"",
+        ),
+        (
+            "file-under-a-file",
+            "The index lists a file below another file.",
+            and_file("host/a/b"),
+            "host/a/b is both a file and a directory",
+        ),
+        (
+            "set-user-id",
+            "The index asks for a set-user-id bit.",
+            first_file("mode", json!("4755")),
+            "has mode 4755: set-id, sticky or world-writable bits are refused",
+        ),
+        (
+            "other-digest",
+            "A file is not the one whose digest the index has.",
+            first_file("sha256", json!(Sha256Digest::of(b"x").to_string())),
+            "agent/group.key does not have the digest of the index",
+        ),
     ];
     let mut all = Vec::new();
     for (name, does, index, text) in cases {
@@ -354,4 +470,3 @@ async fn indexes(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
     all.push(content_attack(stage, "no-index", does, &no_index, text).await?);
     Ok(all)
 }
-

@@ -56,7 +56,9 @@ pub fn pod(name: &str, spec: &str) -> String {
 
 /// The `volumes` of a pod that mounts a directory of the host.
 pub fn mount(path: &str) -> String {
-    format!("  volumes:\n    - name: secrets\n      hostPath:\n        path: {path}\n        type: Directory\n")
+    format!(
+        "  volumes:\n    - name: secrets\n      hostPath:\n        path: {path}\n        type: Directory\n"
+    )
 }
 
 impl Files {
@@ -69,7 +71,10 @@ impl Files {
     pub fn with_leaf(publisher: &Publisher, leaf: &Leaf) -> anyhow::Result<Self> {
         let mut files = Self::default();
         let directory = BTreeMap::from([
-            ("server.crt".to_owned(), (0o600, leaf.certificate.as_bytes())),
+            (
+                "server.crt".to_owned(),
+                (0o600, leaf.certificate.as_bytes()),
+            ),
             ("server.key".to_owned(), (0o600, leaf.key.as_bytes())),
         ]);
         let digest = secret_dir_digest(&directory);

@@ -60,7 +60,11 @@ async fn main() -> anyhow::Result<()> {
     all.extend(status::attacks(&stage).await?);
     all.sort_by_key(|fixture| fixture.name);
     write(&attacks::directory(), &all)?;
-    println!("made {} directories in {}", all.len(), attacks::directory().display());
+    println!(
+        "made {} directories in {}",
+        all.len(),
+        attacks::directory().display()
+    );
     Ok(())
 }
 
@@ -80,7 +84,12 @@ async fn genuine(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
     let does = "Nothing: a genuine release signed with new keys, and the root that names them.";
     let rotation = Fixture {
         before: Some(stage.before.clone()),
-        ..stage.fixture("genuine-rotation", does, rotated.publish(NEXT, &[&release]).await?, adopted())
+        ..stage.fixture(
+            "genuine-rotation",
+            does,
+            rotated.publish(NEXT, &[&release]).await?,
+            adopted(),
+        )
     };
     Ok(vec![fresh, update, rotation])
 }
@@ -94,7 +103,9 @@ fn write(directory: &Path, all: &[Fixture]) -> anyhow::Result<()> {
     }
     let mut table = ABOUT.to_owned();
     for fixture in all {
-        fixture.write(directory).with_context(|| format!("cannot write {}", fixture.name))?;
+        fixture
+            .write(directory)
+            .with_context(|| format!("cannot write {}", fixture.name))?;
         table.push_str(&fixture.row());
     }
     fs::write(directory.join(TABLE), table)?;

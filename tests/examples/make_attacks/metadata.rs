@@ -77,7 +77,11 @@ async fn signatures(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
 
     let mut forged_root = impostor.publish(NEXT, &[&next]).await?;
     let root = forged_root.0.remove("groups/secure/metadata/1.root.json");
-    let forged = String::from_utf8(root.unwrap_or_default())?.replacen("\"version\": 1", "\"version\": 2", 1);
+    let forged = String::from_utf8(root.unwrap_or_default())?.replacen(
+        "\"version\": 1",
+        "\"version\": 2",
+        1,
+    );
     forged_root.put_metadata(publisher, "1.root.json", &publisher.roots[0]);
     forged_root.put_metadata(publisher, "2.root.json", forged.as_bytes());
     Ok(vec![
@@ -85,25 +89,41 @@ async fn signatures(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
             "wrong-key",
             "Everything is signed with keys that the root does not name.",
             nothing_stolen,
-            ("verify", "signature", "the timestamp metadata is not signed by the trusted keys"),
+            (
+                "verify",
+                "signature",
+                "the timestamp metadata is not signed by the trusted keys",
+            ),
         ),
         stage.refused_later(
             "wrong-snapshot-key",
             "The timestamp key was stolen; snapshot and targets are signed with other keys.",
             timestamp_stolen,
-            ("verify", "signature", "the snapshot metadata is not signed by the trusted keys"),
+            (
+                "verify",
+                "signature",
+                "the snapshot metadata is not signed by the trusted keys",
+            ),
         ),
         stage.refused_later(
             "wrong-targets-key",
             "The timestamp and snapshot keys were stolen; targets are signed with another key.",
             online_keys_stolen,
-            ("verify", "signature", "the targets metadata is not signed by the trusted keys"),
+            (
+                "verify",
+                "signature",
+                "the targets metadata is not signed by the trusted keys",
+            ),
         ),
         stage.refused_later(
             "forged-root",
             "A new root names the attacker's keys and is signed with them only.",
             forged_root,
-            ("verify", "signature", "the root metadata is not signed by the trusted keys"),
+            (
+                "verify",
+                "signature",
+                "the root metadata is not signed by the trusted keys",
+            ),
         ),
     ])
 }

@@ -112,7 +112,8 @@ impl Publisher {
 
     /// Somebody else, who knows all but the signing keys.
     pub async fn impostor(&self) -> anyhow::Result<Self> {
-        let mut other = Self::new(self.environment.as_str(), self.group.as_str(), &self.wrap).await?;
+        let mut other =
+            Self::new(self.environment.as_str(), self.group.as_str(), &self.wrap).await?;
         other.group_key = self.group_key.clone();
         Ok(other)
     }
@@ -245,7 +246,11 @@ impl Bucket {
             self.put_metadata(publisher, &format!("{}.root.json", at + 1), root);
         }
         let v = documents.versions;
-        self.put_metadata(publisher, &format!("{}.targets.json", v.targets), &documents.targets);
+        self.put_metadata(
+            publisher,
+            &format!("{}.targets.json", v.targets),
+            &documents.targets,
+        );
         let snapshot = format!("{}.snapshot.json", v.snapshot);
         self.put_metadata(publisher, &snapshot, &documents.snapshot);
         self.put_metadata(publisher, "timestamp.json", &documents.timestamp);

@@ -22,7 +22,12 @@ pub async fn attacks(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
             "status-forged",
             "A status object is authenticated with a key that is not the group's.",
             "secure-7",
-            object(secure, "secure-7", &at("secure-7"), Some(&GroupKey::generate()))?,
+            object(
+                secure,
+                "secure-7",
+                &at("secure-7"),
+                Some(&GroupKey::generate()),
+            )?,
             "nodes/secure/secure-7.json was not written by a node of its group, or was moved or changed",
         ),
         (
@@ -36,7 +41,12 @@ pub async fn attacks(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
             "status-of-another-group",
             "A genuine status object of a compute node is put below the secure group.",
             "compute-1",
-            object(&stage.compute, "compute-1", "nodes/compute/compute-1.json", Some(&stage.compute.group_key))?,
+            object(
+                &stage.compute,
+                "compute-1",
+                "nodes/compute/compute-1.json",
+                Some(&stage.compute.group_key),
+            )?,
             "nodes/secure/compute-1.json was not written by a node of its group, or was moved or changed",
         ),
         (
