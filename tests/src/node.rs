@@ -405,6 +405,18 @@ impl Node {
         self.child.as_ref().and_then(Child::id)
     }
 
+    /// The most memory the running agent has had resident at a time, in bytes.
+    ///
+    /// # Errors
+    /// An agent that does not run.
+    pub fn peak_memory(&self) -> anyhow::Result<u64> {
+        let pid = self.pid().context("the agent does not run")?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes = peak.and_then(|text| text.trim().strip_suffix(" kB"));
+        Ok(kibibytes.context("no VmHWM")?.trim().parse::<u64>()? * 1024)
+    }
+
     /// Kills the agent with SIGKILL and waits for its end. One that has ended already is fine.
     ///
     /// # Errors

@@ -25,10 +25,7 @@ const REFRESH_DEADLINE: Duration = Duration::from_secs(60);
 impl Agent {
     /// Looks after the disk, asks, and adopts what is new.
     pub(super) async fn pass(&mut self) -> Outcome {
-        for error in self.drift.ensure() {
-            self.metrics.failed("watch", "inotify");
-            tracing::warn!(error = chain(&error), "not watching");
-        }
+        self.watch();
         self.hold = self.hold_file.in_force(self.clock.now());
         if self.recovered {
             self.look_after_disk().await;
@@ -51,6 +48,19 @@ impl Agent {
         let outcome = self.conclude(stop);
         self.handling = None;
         outcome
+    }
+
+    /// Watches for drift. What cannot be watched is counted at each pass, and logged when it is new.
+    fn watch(&mut self) {
+        let mut unwatched = Vec::new();
+        for error in self.drift.ensure() {
+            self.metrics.failed("watch", "inotify");
+            if !self.unwatched.contains(&error.path) {
+                tracing::warn!(error = chain(&error), "not watching");
+            }
+            unwatched.push(error.path);
+        }
+        self.unwatched = unwatched;
     }
 
     fn conclude(&mut self, stop: Option<Stop>) -> Outcome {
