@@ -76,7 +76,8 @@ proptest! {
 
         let mut disk = node.open();
         stop_after(&mut disk, second_crash, drafts);
-        let second = disk.recover();
+        // Whether it got to its end does not matter: what it left has to be finished all the same.
+        let _ = disk.recover();
         drop(disk);
         node.judge(&[&old, &new]);
 
@@ -84,7 +85,7 @@ proptest! {
         disk.recover().unwrap();
         if disk.release() == ReleaseNumber::new(1) {
             // It stopped before anything but the copy was written.
-            prop_assert!(first.is_err() && second.is_ok());
+            prop_assert!(first.is_err());
             prop_assert_eq!(node.tree(), old.tree());
             adopt(&mut disk, &new).unwrap();
         }
