@@ -604,7 +604,10 @@ impl Node {
     /// # Errors
     /// An agent that does not.
     pub async fn until_polled(&self, more: u32) -> anyhow::Result<()> {
-        let before = polls(&self.metrics().await?);
+        let before = eventually("the agent serves metrics", PATIENCE, async || {
+            Ok(polls(&self.metrics().await?))
+        });
+        let before = before.await?;
         eventually("the agent polls", PATIENCE, async || {
             let now = polls(&self.metrics().await?);
             anyhow::ensure!(now >= before + f64::from(more), "{} polls", now - before);

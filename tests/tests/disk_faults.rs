@@ -36,13 +36,20 @@ impl Mount {
         Ok(None)
     }
 
-    fn remount(&self, options: &str) -> Result {
-        let mounted = Command::new("mount")
-            .args(["-o", &format!("remount,{options}")])
-            .arg(&self.0)
-            .output()?;
-        ensure!(mounted.status.success(), "{mounted:?}");
-        Ok(())
+    /// Makes everything below read-only until the answer is dropped, for whoever looks a path up. A second mount on top:
+    /// the first cannot change while the agent holds its lock open for writing.
+    fn read_only(&self) -> anyhow::Result<Self> {
+        let mount = |arguments: &[&str]| -> Result {
+            let mut command = Command::new("mount");
+            let mounted = command.args(arguments).arg(&self.0).output()?;
+            ensure!(mounted.status.success(), "{mounted:?}");
+            Ok(())
+        };
+        let directory = self.0.to_str().context("a path is text")?;
+        mount(&["--bind", directory])?;
+        let top = Self(self.0.clone());
+        mount(&["-o", "remount,bind,ro"])?;
+        Ok(top)
     }
 
     /// Fills what is free, to the last byte.
@@ -166,9 +173,9 @@ async fn a_read_only_disk(part: &str) -> Result {
     let Some(rig) = rig(part).await? else {
         return Ok(());
     };
-    rig.mount.remount("ro")?;
+    let read_only = rig.mount.read_only()?;
     rig.cannot_adopt("read_only").await?;
-    rig.mount.remount("rw")?;
+    drop(read_only);
     rig.adopts_by_itself().await
 }
 
@@ -236,9 +243,10 @@ async fn a_clock_that_stepped_back_adopts_nothing_until_the_store_confirms_it() 
         .object("groups/compute/metadata/timestamp.json");
     let old = fs::read(&timestamp)?;
 
-    // The store's own clock is a day ahead, as the node's was when it remembered: nobody confirms what it is now.
+    // The store's clock is ahead, as the node's was when it remembered: nobody confirms what it is now. Ten minutes are
+    // more than the two may be apart, and less than that a signature would be refused for.
     let day = jiff::SignedDuration::from_hours(24);
-    proxy.set("groups/", Fault::DateSkew(day.as_secs()));
+    proxy.set("", Fault::DateSkew(600));
     remember(&node, jiff::Timestamp::now() + day)?;
     scene
         .operator
@@ -257,7 +265,7 @@ async fn a_clock_that_stepped_back_adopts_nothing_until_the_store_confirms_it() 
             .is_empty()
     );
     let skew = node.metric("platform_agent_clock_skew_seconds").await?;
-    ensure!(skew < -86_000.0, "the skew is measured: {skew}");
+    ensure!((skew + 600.0).abs() < 60.0, "the skew is measured: {skew}");
     node.until_polled(2).await?;
     ensure!(node.kubernetes_files()? == before);
 
@@ -297,7 +305,7 @@ async fn a_clock_that_stepped_back_adopts_nothing_until_the_store_confirms_it() 
     node.until_release(3).await
 }
 
-/// A store whose clock jumps back and forth, while the node's is right, disturbs nothing.
+/// A store whose clock jumps back and forth disturbs nothing, and is measured.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_whose_clock_steps_disturbs_nothing() -> Result {
     let scene = Scene::set().await?;
@@ -306,13 +314,8 @@ async fn a_store_whose_clock_steps_disturbs_nothing() -> Result {
     node.start()?;
     node.until_release(1).await?;
     let mut cpu = 50;
-    for (release, skew) in [
-        (2, 7200),
-        (3, -7200),
-        (4, 40 * 365 * 86_400),
-        (5, -40 * 365 * 86_400),
-    ] {
-        proxy.set("", Fault::DateSkew(skew));
+    for (release, skew) in [(2, 600), (3, -600), (4, 600)] {
+        proxy.set("", Fault::DateSkew(i64::from(skew)));
         let (from, to) = (format!("cpu: {cpu}m"), format!("cpu: {}m", cpu + 1));
         scene
             .operator
@@ -322,8 +325,7 @@ async fn a_store_whose_clock_steps_disturbs_nothing() -> Result {
         node.until_release(release)
             .await
             .with_context(|| format!("with a skew of {skew} s"))?;
-        #[allow(clippy::cast_precision_loss, reason = "seconds of some decades")]
-        let wanted = -skew as f64;
+        let wanted = f64::from(-skew);
         eventually("the skew is measured", PATIENCE, async || {
             let measured = node.metric("platform_agent_clock_skew_seconds").await?;
             ensure!((measured - wanted).abs() < 60.0, "{measured}, not {wanted}");

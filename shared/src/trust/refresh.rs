@@ -12,6 +12,7 @@ use super::error::TrustError;
 use super::store::{REMEMBERED, ROOT, TrustStore, TrustStoreError, document_version};
 use super::target::{ReleaseTarget, TargetError};
 use super::transport::Recorder;
+use crate::durable::DurableError;
 use crate::limits;
 use crate::names::ReleaseNumber;
 
@@ -203,8 +204,13 @@ fn lay_out(store: &TrustStore, work: &Path) -> Result<Copied, TrustStoreError> {
                 clippy::disallowed_methods,
                 reason = "a scratch copy that nothing relies on"
             )]
-            std::fs::write(&path, &bytes)
-                .map_err(|source| TrustStoreError::Read { path, source })?;
+            std::fs::write(&path, &bytes).map_err(|source| {
+                TrustStoreError::Write(DurableError {
+                    step: "write",
+                    path,
+                    source,
+                })
+            })?;
             *slot = Some(bytes);
         }
     }
