@@ -166,14 +166,13 @@ impl Node {
     /// What could not be copied.
     pub fn copy_to(&self, directory: &Path, name: &str) -> anyhow::Result<Self> {
         fs::create_dir_all(directory)?;
-        for part in ["root", "state", "root.json", "credentials"] {
-            let copied = std::process::Command::new("cp")
-                .arg("-a")
-                .arg(self.directory.join(part))
-                .arg(directory.join(part))
-                .status()?;
-            anyhow::ensure!(copied.success(), "cp -a of {part} failed");
-        }
+        let copied = std::process::Command::new("cp")
+            .arg("-a")
+            .args(["root", "state", "root.json", "credentials"])
+            .arg(directory)
+            .current_dir(&self.directory)
+            .status()?;
+        anyhow::ensure!(copied.success(), "cp -a of {} failed", self.name());
         let node = Self {
             directory: directory.to_owned(),
             settings: NodeSettings {
