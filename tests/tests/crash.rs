@@ -266,11 +266,16 @@ fn left_at(node: &Node) -> anyhow::Result<&'static str> {
     let text = fs::read(node.state().join("ledger.json"))?;
     let ledger: serde_json::Value = serde_json::from_slice(&text)?;
     let ledger = &ledger["ledger"];
-    Ok(match (ledger["applying"].is_null(), ledger["release"]["release"].as_u64()) {
-        (false, _) => "between N and N+1",
-        (true, Some(2)) => "after the commit",
-        (true, _) => "before the first write",
-    })
+    Ok(
+        match (
+            ledger["applying"].is_null(),
+            ledger["release"]["release"].as_u64(),
+        ) {
+            (false, _) => "between N and N+1",
+            (true, Some(2)) => "after the commit",
+            (true, _) => "before the first write",
+        },
+    )
 }
 
 /// Where an agent is to be killed, and from which state of the node.
@@ -432,15 +437,20 @@ async fn killed_at_random_moments() -> anyhow::Result<()> {
                 .end_is_as_if_nothing_had_happened(&case, &node, kubelet, &allowed)
                 .await?;
             Ok(hit)
-    });
-    let done: Vec<anyhow::Result<&str>> =
-        stream::iter(kills).buffer_unordered(AT_ONCE).collect().await;
+        });
+    let done: Vec<anyhow::Result<&str>> = stream::iter(kills)
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
     let mut hits: BTreeMap<&str, usize> = BTreeMap::new();
     for hit in done {
         *hits.entry(hit?).or_default() += 1;
     }
     println!("{RANDOM_KILLS} kills: {hits:?}");
     let in_time = RANDOM_KILLS - hits.get("after the end").copied().unwrap_or(0);
-    assert!(in_time * 2 > RANDOM_KILLS, "most kills came too late: {hits:?}");
+    assert!(
+        in_time * 2 > RANDOM_KILLS,
+        "most kills came too late: {hits:?}"
+    );
     Ok(())
 }
