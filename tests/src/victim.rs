@@ -103,6 +103,8 @@ impl Victim {
             "state",
             "root/etc/kubernetes/manifests",
             "root/etc/kubernetes/secrets",
+            "root/etc/kubernetes/host",
+            "root/etc/kubernetes/addons",
         ] {
             fs::create_dir_all(path.join(part))?;
         }

@@ -341,7 +341,7 @@ async fn a_node_starts_offline_with_what_it_has() -> Result {
         "{}",
         node.metrics().await?
     );
-    let said = node.log_lines(&[("kind", "connection")])?;
+    let said = node.log_lines(&[("kind", "connection"), ("phase", "idle")])?;
     assert_eq!(
         said.len(),
         1,
