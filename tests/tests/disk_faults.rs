@@ -313,14 +313,13 @@ async fn a_store_whose_clock_steps_disturbs_nothing() -> Result {
     let mut node = scene.node_at(COMPUTE, "compute-1", &proxy.endpoint())?;
     node.start()?;
     node.until_release(1).await?;
-    let mut cpu = 50;
     for (release, skew) in [(2, 600), (3, -600), (4, 600)] {
         proxy.set("", Fault::DateSkew(i64::from(skew)));
-        let (from, to) = (format!("cpu: {cpu}m"), format!("cpu: {}m", cpu + 1));
+        let cpu = |n: u64| format!("cpu: {}m", 48 + n);
+        let (from, to) = (cpu(release), cpu(release + 1));
         scene
             .operator
             .amend("compute/kube-proxy.yaml.j2", &from, &to)?;
-        cpu += 1;
         ensure!(scene.publish(COMPUTE).await? == release);
         node.until_release(release)
             .await
