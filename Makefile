@@ -37,7 +37,7 @@ image: ## build the build container from the Dockerfile (the default target)
 
 .PHONY: demo
 demo: agent ## build everything, then play the tour: publish, amend, attack, repair, outage
-	cargo build --locked --workspace --bins
+	cargo build --locked --workspace
 	PLATFORM_AGENT=$(AGENT) $(PLATFORMCTL) dev demo </dev/null
 
 .PHONY: agent

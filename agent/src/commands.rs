@@ -150,7 +150,9 @@ fn verify(config: &Config) -> anyhow::Result<Exit> {
         return Ok(Exit::Differs);
     };
     if !seen.copy_intact {
-        say(&format!("the verified copy of release {release} is damaged"))?;
+        say(&format!(
+            "the verified copy of release {release} is damaged"
+        ))?;
     }
     if seen.is_clean() && seen.copy_intact {
         say(&format!("{} files as in release {release}", seen.files))?;

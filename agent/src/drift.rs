@@ -135,8 +135,7 @@ impl DriftWatch {
                 let signals = Arc::clone(&self.signals);
                 let roots = self.directories.clone();
                 let handler = move |event: notify::Result<Event>| signals.take(event, &roots);
-                self.watcher
-                    .insert(notify::recommended_watcher(handler)?)
+                self.watcher.insert(notify::recommended_watcher(handler)?)
             }
         };
         watcher.watch(path, RecursiveMode::Recursive)
@@ -194,8 +193,10 @@ fn matters(event: &Event) -> bool {
         | EventKind::Remove(_) => true,
     };
     let ours = |p: &PathBuf| {
-        p.file_name()
-            .is_some_and(|n| n.as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes()))
+        p.file_name().is_some_and(|n| {
+            n.as_encoded_bytes()
+                .starts_with(TEMPORARY_PREFIX.as_bytes())
+        })
     };
     changes && (event.paths.is_empty() || !event.paths.iter().all(ours))
 }

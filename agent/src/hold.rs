@@ -60,8 +60,9 @@ impl HoldFile {
         let hold = match std::fs::read(&self.path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
             Err(e) => unreadable(e.to_string()),
-            Ok(bytes) => serde_json::from_slice::<Hold>(&bytes)
-                .unwrap_or_else(|e| unreadable(e.to_string())),
+            Ok(bytes) => {
+                serde_json::from_slice::<Hold>(&bytes).unwrap_or_else(|e| unreadable(e.to_string()))
+            }
         };
         match hold.until {
             Some(until) if until <= now => None,

@@ -138,12 +138,18 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(serve_on(listener, metrics.clone()));
         let sick = ask(address, "/healthz").await;
-        assert!(sick.starts_with("HTTP/1.1 503") && sick.contains("starting"), "{sick}");
+        assert!(
+            sick.starts_with("HTTP/1.1 503") && sick.contains("starting"),
+            "{sick}"
+        );
         metrics.disk_is(None);
         metrics.succeeded(1);
         assert!(ask(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         let text = ask(address, "/metrics").await;
-        assert!(text.contains("platform_agent_last_success_timestamp_seconds 1.0"), "{text}");
+        assert!(
+            text.contains("platform_agent_last_success_timestamp_seconds 1.0"),
+            "{text}"
+        );
         assert!(text.ends_with("# EOF\n"));
         assert!(ask(address, "/etc").await.starts_with("HTTP/1.1 404"));
         server.abort();

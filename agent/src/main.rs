@@ -15,7 +15,11 @@ fn main() -> ExitCode {
         Ok(exit) => exit,
         Err(error) => {
             // The chain of causes, once; standard error is where a person and journald both look.
-            let _ = writeln!(std::io::stderr(), "platform-agent: {}", chain(error.as_ref()));
+            let _ = writeln!(
+                std::io::stderr(),
+                "platform-agent: {}",
+                chain(error.as_ref())
+            );
             exit_of(&error)
         }
     };
@@ -30,4 +34,3 @@ fn prepare() -> anyhow::Result<tokio::runtime::Runtime> {
         .enable_all()
         .build()?)
 }
-

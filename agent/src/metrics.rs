@@ -114,7 +114,11 @@ impl Metrics {
         );
         r.register("drift_repaired", "Files put back", m.drift_repaired.clone());
         for (name, help, gauge) in [
-            ("release_number", "Release on disk, 0 for none", &m.release_number),
+            (
+                "release_number",
+                "Release on disk, 0 for none",
+                &m.release_number,
+            ),
             (
                 "published_release_number",
                 "Newest release verified as published, 0 for none",

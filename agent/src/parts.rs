@@ -33,8 +33,12 @@ pub async fn open(config: &Config) -> anyhow::Result<Parts> {
         config.environment.clone(),
         config.group.clone(),
     )?;
-    let baked = std::fs::read(&config.trusted_root)
-        .with_context(|| format!("cannot read the trusted root {}", config.trusted_root.display()))?;
+    let baked = std::fs::read(&config.trusted_root).with_context(|| {
+        format!(
+            "cannot read the trusted root {}",
+            config.trusted_root.display()
+        )
+    })?;
     let trust = TrustStore::open(&disk.paths().trust(), &baked)?;
     let (store, key_wrap) = clients(config).await?;
     let watched = vec![

@@ -32,6 +32,8 @@ pub struct NodeIdentity {
 #[derive(Debug, Default)]
 pub struct Reporter {
     written: Option<(NodeStatus, Instant)>,
+    /// Of what kind the failure to write is at the moment.
+    unwritten: Option<&'static str>,
     skew: Option<i64>,
 }
 
@@ -69,6 +71,12 @@ impl Reporter {
     /// It was written.
     pub fn written(&mut self, status: NodeStatus) {
         self.written = Some((status, Instant::now()));
+        self.unwritten = None;
+    }
+
+    /// It could not be written. Returns whether that is new.
+    pub fn unwritten(&mut self, kind: &'static str) -> bool {
+        self.unwritten.replace(kind) != Some(kind)
     }
 
     /// The skew to report: the one reported before, while it is about the same.
@@ -143,6 +151,16 @@ mod tests {
         assert!(reporter.is_due(&later));
     }
 
+    #[tokio::test]
+    async fn a_failure_to_write_is_new_once_for_each_kind() {
+        let mut reporter = Reporter::default();
+        assert!(reporter.unwritten("timeout"));
+        assert!(!reporter.unwritten("timeout"));
+        assert!(reporter.unwritten("forbidden"));
+        reporter.written(status());
+        assert!(reporter.unwritten("forbidden"));
+    }
+
     #[test]
     fn a_wobbling_skew_is_one_skew() {
         let mut reporter = Reporter::default();
@@ -154,7 +172,9 @@ mod tests {
 
     #[test]
     fn the_worst_status_fits_its_object() {
-        let foreign: Vec<String> = (0..5000).map(|n| format!("{n}{}", "é".repeat(255))).collect();
+        let foreign: Vec<String> = (0..5000)
+            .map(|n| format!("{n}{}", "é".repeat(255)))
+            .collect();
         let error = StatusError {
             phase: Phase::Apply,
             kind: "x".into(),

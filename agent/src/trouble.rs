@@ -113,8 +113,14 @@ mod tests {
     #[test]
     fn a_chain_is_told_once() {
         let inner = link("b broke", Some(link("c broke", None)));
-        assert_eq!(chain(&link("a broke", Some(inner))), "a broke: b broke: c broke");
-        let repeated = link("a broke: b broke", Some(link("b broke", Some(link("c", None)))));
+        assert_eq!(
+            chain(&link("a broke", Some(inner))),
+            "a broke: b broke: c broke"
+        );
+        let repeated = link(
+            "a broke: b broke",
+            Some(link("b broke", Some(link("c", None)))),
+        );
         assert_eq!(chain(&repeated), "a broke: b broke: c");
     }
 

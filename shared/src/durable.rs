@@ -5,7 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,6 +43,18 @@ pub struct DurableError {
     /// What the operating system said.
     #[source]
     pub source: io::Error,
+}
+
+/// One word for why the operating system refused: `no_space`, `read_only` (which includes a missing permission), both of
+/// which go away with their cause, or `io`.
+#[must_use]
+pub fn io_kind(error: &io::Error) -> &'static str {
+    // By kind, not by number: an error that a library has wrapped keeps only that.
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "no_space",
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => "read_only",
+        _ => "io",
+    }
 }
 
 fn failed<'a>(step: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> DurableError + 'a {

@@ -1,10 +1,14 @@
-//! What the end-to-end tests share: operators on an embedded store, moto, a model of kubelet's file source, a faulty
-//! proxy, process helpers, and the benchmarks' meters.
+//! What the end-to-end tests share: operators on an embedded store, nodes with real agents, moto, a model of kubelet's
+//! file source, a faulty proxy, and the benchmarks' meters.
 
+pub mod attacks;
 pub mod faulty_proxy;
 pub mod kubelet;
 pub mod measure;
 pub mod moto;
+pub mod node;
+pub mod scene;
 pub mod tools;
+pub mod victim;
 pub mod workspace;
 pub mod writer;

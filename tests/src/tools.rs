@@ -3,6 +3,7 @@
 use std::env;
 use std::iter;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The program `name`, from the tests' Python environment or the `PATH`; `None` means: return from the test.
 ///
@@ -19,14 +20,18 @@ pub fn find(name: &str) -> Option<PathBuf> {
         .map(|directory| directory.join(name))
         .find(|file| file.is_file());
     if found.is_none() {
-        let required = env::var_os("PLATFORM_REQUIRE_TOOLS").is_some_and(|value| value == "1");
-        assert!(
-            !required,
-            "{name} is not installed, and PLATFORM_REQUIRE_TOOLS=1: run tests/setup.sh"
-        );
-        eprintln!("!!! SKIPPED: {name} is not installed: run tests/setup.sh");
+        skipped(name);
     }
     found
+}
+
+fn skipped(name: &str) {
+    let required = env::var_os("PLATFORM_REQUIRE_TOOLS").is_some_and(|value| value == "1");
+    assert!(
+        !required,
+        "{name} is not installed, and PLATFORM_REQUIRE_TOOLS=1: run tests/setup.sh"
+    );
+    eprintln!("!!! SKIPPED: {name} is not installed: run tests/setup.sh");
 }
 
 /// Where the tests' Python environment is: what the Makefile says, or else the place that `tests/setup.sh` uses by default.
@@ -38,4 +43,23 @@ fn python_environment() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| workspace.join("target"), |target| workspace.join(target))
         .join("tools/venv")
+}
+
+/// A Python that can import `module`: that of the tests' environment. Missing, it is handled as by [`find`].
+///
+/// # Panics
+///
+/// As [`find`].
+#[must_use]
+pub fn python_with(module: &str) -> Option<PathBuf> {
+    let python = find("python3")?;
+    let imported = Command::new(&python)
+        .args(["-c", &format!("import {module}")])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if imported {
+        return Some(python);
+    }
+    skipped(&format!("the Python module {module}"));
+    None
 }

@@ -28,7 +28,9 @@ pub enum CredentialsError {
         source: std::io::Error,
     },
     /// Others than its owner can read it.
-    #[error("the credentials file {path} has mode {mode:04o}: only its owner may read it (chmod 600)")]
+    #[error(
+        "the credentials file {path} has mode {mode:04o}: only its owner may read it (chmod 600)"
+    )]
     Mode {
         /// Which file.
         path: PathBuf,
@@ -36,7 +38,9 @@ pub enum CredentialsError {
         mode: u32,
     },
     /// It is not what it should be. The parser's own text would show its lines, so it is not here.
-    #[error("the credentials file {0} must have access_key = \"…\" and secret_key = \"…\", and nothing else")]
+    #[error(
+        "the credentials file {0} must have access_key = \"…\" and secret_key = \"…\", and nothing else"
+    )]
     Malformed(PathBuf),
 }
 
@@ -57,7 +61,11 @@ impl StoreCredentials {
             path: path.to_owned(),
             source,
         };
-        let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode() & 0o7777;
+        let mode = std::fs::metadata(path)
+            .map_err(failed)?
+            .permissions()
+            .mode()
+            & 0o7777;
         if mode & 0o077 != 0 {
             return Err(CredentialsError::Mode {
                 path: path.to_owned(),

@@ -149,7 +149,9 @@ impl Config {
     /// Every mistake in it, in the order of the lines.
     pub fn parse(text: &str) -> Result<Self, Vec<Mistake>> {
         let mut file = Reader::new(text);
-        let environment = file.required_text("environment").checked(EnvironmentName::new);
+        let environment = file
+            .required_text("environment")
+            .checked(EnvironmentName::new);
         let group = file.required_text("group").checked(GroupName::new);
         let node = file.required_text("node").checked(NodeId::new);
         let bucket = file.required_text("bucket").checked(not_empty);
@@ -197,10 +199,12 @@ impl Config {
 
 fn key_wrap(file: &mut Reader<'_>) -> Option<KeyWrapConfig> {
     let mut section = file.required_section("key_wrap")?;
-    let method = section.required_text("method").checked(|m| match m.as_str() {
-        "aws-kms" | "local-file" => Ok(m),
-        _ => Err("must be \"aws-kms\" or \"local-file\""),
-    });
+    let method = section
+        .required_text("method")
+        .checked(|m| match m.as_str() {
+            "aws-kms" | "local-file" => Ok(m),
+            _ => Err("must be \"aws-kms\" or \"local-file\""),
+        });
     match method?.as_str() {
         "aws-kms" => {
             let key_id = section.required_text("key_id").checked(not_empty)?;

@@ -20,8 +20,8 @@ pub(super) struct Reader<'i> {
     table: DeTable<'i>,
     known: Vec<&'static str>,
     mistakes: Collected,
-    /// The file itself could not be parsed: what is missing from it says nothing.
-    broken: bool,
+    /// How many mistakes the parser found in the file itself; with any, what it recovered says nothing.
+    syntax: usize,
 }
 
 /// A value as the file has it, or its default, on the way to being checked.
@@ -48,7 +48,7 @@ impl<'i> Reader<'i> {
             prefix: String::new(),
             table: table.into_inner(),
             known: Vec::new(),
-            broken: !mistakes.is_empty(),
+            syntax: mistakes.len(),
             mistakes: Rc::new(RefCell::new(mistakes)),
         }
     }
@@ -56,8 +56,12 @@ impl<'i> Reader<'i> {
     /// Every mistake found, unknown keys included, in the order of the lines.
     pub(super) fn finish(self) -> Vec<Mistake> {
         let mistakes = Rc::clone(&self.mistakes);
+        let syntax = self.syntax;
         drop(self);
         let mut all = std::mem::take(&mut *mistakes.borrow_mut());
+        if syntax > 0 {
+            all.truncate(syntax);
+        }
         all.sort_by_key(|m| (m.line.is_none(), m.line));
         all
     }
@@ -81,9 +85,7 @@ impl<'i> Reader<'i> {
     }
 
     fn missing(&self, key: &str) {
-        if !self.broken {
-            self.note(None, format!("{}{key} is missing", self.prefix));
-        }
+        self.note(None, format!("{}{key} is missing", self.prefix));
     }
 
     /// A text that may be absent.
@@ -153,7 +155,7 @@ impl<'i> Reader<'i> {
             table,
             known: Vec::new(),
             mistakes: Rc::clone(&self.mistakes),
-            broken: self.broken,
+            syntax: self.syntax,
         })
     }
 }
@@ -187,10 +189,7 @@ impl<V> Given<V> {
     }
 
     /// The value after its check; none where there is none, or where it failed, which is noted.
-    pub(super) fn checked<W, E: Display>(
-        self,
-        check: impl FnOnce(V) -> Result<W, E>,
-    ) -> Option<W> {
+    pub(super) fn checked<W, E: Display>(self, check: impl FnOnce(V) -> Result<W, E>) -> Option<W> {
         match check(self.value?) {
             Ok(checked) => Some(checked),
             Err(e) => {
@@ -206,7 +205,10 @@ impl<V> Given<V> {
 
 impl<V> Given<Option<V>> {
     /// As [`Given::checked`], for a value that may be absent.
-    #[allow(clippy::option_option, reason = "failed, absent and given are three things")]
+    #[allow(
+        clippy::option_option,
+        reason = "failed, absent and given are three things"
+    )]
     pub(super) fn checked_if_given<W, E: Display>(
         self,
         check: impl FnOnce(V) -> Result<W, E>,

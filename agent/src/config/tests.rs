@@ -24,8 +24,14 @@ fn the_sample_parses_and_shows_the_defaults() {
 #[test]
 fn a_local_file_and_no_metrics() {
     let text = SAMPLE
-        .replace("method = \"aws-kms\"\nkey_id", "method = \"local-file\"\npath = \"/k\"\n#")
-        .replace("# metrics_listen = \"127.0.0.1:9102\"", "metrics_listen = \"\"");
+        .replace(
+            "method = \"aws-kms\"\nkey_id",
+            "method = \"local-file\"\npath = \"/k\"\n#",
+        )
+        .replace(
+            "# metrics_listen = \"127.0.0.1:9102\"",
+            "metrics_listen = \"\"",
+        );
     let config = Config::parse(&text).unwrap();
     assert_eq!(
         config.key_wrap,
@@ -54,11 +60,18 @@ path = \"/x\"
     let mistakes = Config::parse(text).unwrap_err();
     let lines: Vec<Option<usize>> = mistakes.iter().map(|m| m.line).collect();
     let expected = [1, 2, 4, 5, 6, 7, 8, 9, 13].map(Some);
-    assert_eq!(lines, [&expected[..], &[None, None]].concat(), "{mistakes:#?}");
+    assert_eq!(
+        lines,
+        [&expected[..], &[None, None]].concat(),
+        "{mistakes:#?}"
+    );
     let texts: Vec<&str> = mistakes.iter().map(|m| m.message.as_str()).collect();
     for (at, part) in [
         (1, "group must be a text"),
-        (5, "pol_interval_seconds is unknown; known here: environment"),
+        (
+            5,
+            "pol_interval_seconds is unknown; known here: environment",
+        ),
         (6, "between 1 and 86400"),
         (8, "key_wrap.path is unknown"),
         (9, "node is missing"),
@@ -72,7 +85,7 @@ path = \"/x\"
 fn a_file_that_is_not_toml_is_one_mistake_with_a_line() {
     let mistakes = Config::parse("environment = \"dev\"\ngroup = = 3\n").unwrap_err();
     assert!(mistakes.iter().all(|m| m.line.is_some()), "{mistakes:?}");
-    assert_eq!(mistakes[0].line, Some(2));
+    assert_eq!(mistakes[0].line, Some(2), "{mistakes:?}");
 }
 
 #[test]

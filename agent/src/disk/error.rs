@@ -4,9 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use shared::bundle::PackError;
-use shared::durable::DurableError;
+use shared::durable::{DurableError, io_kind};
 use shared::names::{EnvironmentName, GroupName, ReleaseNumber};
 
 /// Something that is in a release's way on this node.
@@ -142,14 +141,6 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-fn io_kind(error: &io::Error) -> &'static str {
-    match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ENOSPC | Errno::EDQUOT) => "no_space",
-        Some(Errno::EROFS | Errno::EACCES | Errno::EPERM) => "read_only",
-        _ => "io",
-    }
-}
-
 // === impl DiskError ===
 
 impl DiskError {
@@ -204,6 +195,7 @@ impl fmt::Display for Obstacle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::errno::Errno;
 
     fn io_error(errno: Errno) -> DiskError {
         DurableError {

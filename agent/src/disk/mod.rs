@@ -93,6 +93,9 @@ impl Disk {
         let ledger = Ledger::load_or_create(&paths, environment, group)?;
         write::create_directory(&paths.manifests(), write::PUBLIC)?;
         write::create_directory(&paths.secrets(), write::PRIVATE)?;
+        // Empty on most nodes, and there all the same: a directory that is missing cannot be watched.
+        write::create_directory(&paths.host(), write::PRIVATE)?;
+        write::create_directory(&paths.addons(), write::PUBLIC)?;
         let swept = recover::sweep(&paths)?;
         Ok(Self {
             paths,
@@ -187,6 +190,8 @@ impl Disk {
     }
 }
 
+#[cfg(test)]
+mod crash_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -320,3 +320,11 @@ pub(crate) fn adopt(disk: &mut Disk, draft: &Draft) -> Result<ApplyReport, DiskE
     let plan = disk.plan(&checked)?;
     disk.apply(&checked, draft.bundle(), &plan)
 }
+
+/// A node that has adopted its first release.
+pub(crate) fn adopted(draft: &Draft) -> (Node, Disk) {
+    let node = Node::new();
+    let mut disk = node.open();
+    adopt(&mut disk, draft).unwrap();
+    (node, disk)
+}

@@ -28,7 +28,7 @@ enum Unopened {
 }
 
 impl Agent {
-    /// Reads the bundle, of exactly the signed length and digest (§5.2).
+    /// Reads the bundle, of exactly the signed length and digest (§6.1).
     pub(super) async fn fetch(&mut self, adoption: Adoption) -> Result<State, Stop> {
         fail::fail_point!("engine::fetch");
         let target = &adoption.target;
@@ -54,7 +54,7 @@ impl Agent {
         }
     }
 
-    /// Unwraps the release's identity, once, and opens the bundle with it (§5.3, §6).
+    /// Unwraps the release's identity, once, and opens the bundle with it (§6.1 to §6.3).
     pub(super) async fn decrypt(
         &mut self,
         adoption: Adoption,

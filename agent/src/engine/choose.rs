@@ -12,7 +12,7 @@ pub enum Choice {
     /// It is on the disk.
     UpToDate,
     /// It is to be adopted.
-    Adopt(ReleaseTarget),
+    Adopt(Box<ReleaseTarget>),
 }
 
 /// Genuine metadata that a node must not follow all the same.
@@ -69,14 +69,14 @@ pub fn choose(
         .belongs_to(environment, group)
         .map_err(ChoiceError::Foreign)?;
     let Some((release, digest)) = on_disk else {
-        return Ok(Choice::Adopt(target.clone()));
+        return Ok(Choice::Adopt(Box::new(target.clone())));
     };
     match target.release().cmp(&release) {
         std::cmp::Ordering::Less => Err(ChoiceError::Older {
             published: target.release(),
             on_disk: release,
         }),
-        std::cmp::Ordering::Greater => Ok(Choice::Adopt(target.clone())),
+        std::cmp::Ordering::Greater => Ok(Choice::Adopt(Box::new(target.clone()))),
         std::cmp::Ordering::Equal if target.sha256 == digest => Ok(Choice::UpToDate),
         std::cmp::Ordering::Equal => Err(ChoiceError::Equivocation {
             release,
@@ -154,13 +154,19 @@ mod tests {
     #[test]
     fn numbers_only_grow_and_name_one_bundle() {
         let five = target(5, b"five");
-        let adopt = Ok(Choice::Adopt(five.clone()));
+        let adopt = Ok(Choice::Adopt(Box::new(five.clone())));
         assert_eq!(decide(None, None), Ok(Choice::NothingPublished));
         assert_eq!(decide(None, Some((5, b"five"))), Err("withdrawn"));
         assert_eq!(decide(Some(&five), None), adopt);
         assert_eq!(decide(Some(&five), Some((4, b"four"))), adopt);
-        assert_eq!(decide(Some(&five), Some((5, b"five"))), Ok(Choice::UpToDate));
-        assert_eq!(decide(Some(&five), Some((5, b"other"))), Err("equivocation"));
+        assert_eq!(
+            decide(Some(&five), Some((5, b"five"))),
+            Ok(Choice::UpToDate)
+        );
+        assert_eq!(
+            decide(Some(&five), Some((5, b"other"))),
+            Err("equivocation")
+        );
         assert_eq!(decide(Some(&five), Some((6, b"five"))), Err("rollback"));
     }
 

@@ -107,8 +107,7 @@ impl Failure {
 
     pub(crate) fn trust(error: TrustError) -> Self {
         let kind = error.kind();
-        let transient =
-            matches!(kind, shared::trust::TrustErrorKind::Store(k) if k.is_transient());
+        let transient = matches!(kind, shared::trust::TrustErrorKind::Store(k) if k.is_transient());
         let retry = if transient {
             Retry::Soon
         } else {

@@ -14,6 +14,7 @@ mod report;
 mod state;
 mod wait;
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -114,6 +115,8 @@ pub struct Agent {
     service_manager: ServiceManager,
     time_memory: TimeMemory,
     hold_file: HoldFile,
+    /// Directories that could not be watched at the last pass.
+    unwatched: Vec<PathBuf>,
     shutdown: watch::Receiver<bool>,
 
     /// The disk was recovered and verified since the start.
@@ -162,6 +165,7 @@ impl Agent {
             service_manager: parts.service_manager,
             time_memory: TimeMemory::in_directory(&state),
             hold_file: HoldFile::in_directory(&state),
+            unwatched: Vec::new(),
             shutdown: never,
             recovered: false,
             disk_matches: false,

@@ -25,10 +25,7 @@ const REFRESH_DEADLINE: Duration = Duration::from_secs(60);
 impl Agent {
     /// Looks after the disk, asks, and adopts what is new.
     pub(super) async fn pass(&mut self) -> Outcome {
-        for error in self.drift.ensure() {
-            self.metrics.failed("watch", "inotify");
-            tracing::warn!(error = chain(&error), "not watching");
-        }
+        self.watch();
         self.hold = self.hold_file.in_force(self.clock.now());
         if self.recovered {
             self.look_after_disk().await;
@@ -47,9 +44,23 @@ impl Agent {
                 Err(stop) => break Some(stop),
             }
         };
-        self.handling = None;
         self.service_manager.feed();
-        self.conclude(stop)
+        let outcome = self.conclude(stop);
+        self.handling = None;
+        outcome
+    }
+
+    /// Watches for drift. What cannot be watched is counted at each pass, and logged when it is new.
+    fn watch(&mut self) {
+        let mut unwatched = Vec::new();
+        for error in self.drift.ensure() {
+            self.metrics.failed("watch", "inotify");
+            if !self.unwatched.contains(&error.path) {
+                tracing::warn!(error = chain(&error), "not watching");
+            }
+            unwatched.push(error.path);
+        }
+        self.unwatched = unwatched;
     }
 
     fn conclude(&mut self, stop: Option<Stop>) -> Outcome {
@@ -112,7 +123,10 @@ impl Agent {
     ) {
         self.metrics.failed(&phase.to_string(), kind);
         let now = self.clock.now();
-        if self.troubles.note(source, phase, kind, message.clone(), now) {
+        if self
+            .troubles
+            .note(source, phase, kind, message.clone(), now)
+        {
             tracing::error!(%phase, kind, error = message, "failed; the files on disk stay as they are");
         } else {
             tracing::debug!(%phase, kind, error = message, "still failing");
@@ -165,7 +179,11 @@ impl Agent {
         let key = keys::timestamp(&self.identity.group);
         let known = self.handled.as_ref().map(|h| h.etag.clone());
         let limit = deadline_for(limits::METADATA_BYTES);
-        let get = async move { store.get(&key, limits::METADATA_BYTES, known.as_ref()).await };
+        let get = async move {
+            store
+                .get(&key, limits::METADATA_BYTES, known.as_ref())
+                .await
+        };
         let answer = self
             .network(Phase::Idle, limit, get)
             .await?
@@ -238,7 +256,9 @@ impl Agent {
         let choice =
             choose(trusted.current(), on_disk, environment, group).map_err(Failure::choice)?;
         let choice = match (choice, trusted.current()) {
-            (Choice::UpToDate, Some(target)) if self.copy_is_lost => Choice::Adopt(target.clone()),
+            (Choice::UpToDate, Some(target)) if self.copy_is_lost => {
+                Choice::Adopt(Box::new(target.clone()))
+            }
             (choice, _) => choice,
         };
         match choice {
@@ -248,7 +268,10 @@ impl Agent {
                 self.dealt_with(None);
                 Ok(State::Idle)
             }
-            Choice::Adopt(target) => Ok(self.begin(Adoption { target, began })),
+            Choice::Adopt(target) => Ok(self.begin(Adoption {
+                target: *target,
+                began,
+            })),
         }
     }
 
@@ -263,7 +286,13 @@ impl Agent {
             return State::Idle;
         }
         match self.resume.take() {
-            Some(state) if state.adoption().is_some_and(|a| a.target == adoption.target) => state,
+            Some(state)
+                if state
+                    .adoption()
+                    .is_some_and(|a| a.target == adoption.target) =>
+            {
+                state
+            }
             _ => {
                 tracing::info!(%release, "adopting");
                 State::Fetch(adoption)
@@ -282,8 +311,7 @@ impl Agent {
         let targets = targets_url().map_err(|e| bug(Box::new(e)))?;
         let trust = self.trust.clone();
         let work = self.with_disk(|disk| disk.paths().state().to_owned());
-        let refreshing =
-            async move { refresh(&trust, transport, metadata, targets, &work).await };
+        let refreshing = async move { refresh(&trust, transport, metadata, targets, &work).await };
         let refreshed = self
             .network(Phase::Verify, REFRESH_DEADLINE, refreshing)
             .await?;

@@ -6,6 +6,7 @@ use shared::documents::{NodeStatus, Phase, STATUS_FORMAT};
 use shared::store::PutCondition;
 
 use super::Agent;
+use super::wait::GaveUp;
 use crate::status::named;
 use crate::trouble::chain;
 
@@ -40,11 +41,28 @@ impl Agent {
         let put = async move { store.put(&name, sealed, PutCondition::Always).await };
         match self.during(STATUS_DEADLINE, put).await {
             Ok(Ok(_)) => self.reporter.written(status),
-            Ok(Err(error)) => {
-                self.metrics.failed("status", error.kind.label());
-                tracing::warn!(error = chain(&error), "cannot write the status");
+            Ok(Err(error)) => self.unwritten(error.kind.label(), &chain(&error)),
+            Err(GaveUp::Deadline) => {
+                let seconds = STATUS_DEADLINE.as_secs();
+                self.unwritten("timeout", &format!("it took longer than {seconds} seconds"));
             }
-            Err(_) => self.metrics.failed("status", "timeout"),
+            // It is written when the agent runs again.
+            Err(GaveUp::Shutdown) => {}
+        }
+    }
+
+    /// Counts a status that was not written, and logs it (loudly when it is new).
+    fn unwritten(&mut self, kind: &'static str, error: &str) {
+        self.metrics.failed("status", kind);
+        if self.reporter.unwritten(kind) {
+            tracing::warn!(phase = "status", kind, error, "cannot write the status");
+        } else {
+            tracing::debug!(
+                phase = "status",
+                kind,
+                error,
+                "still cannot write the status"
+            );
         }
     }
 

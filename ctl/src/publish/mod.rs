@@ -139,6 +139,7 @@ async fn renew(
     loop {
         match uploader.upload(number, None, &listed).await? {
             upload::Uploaded::Done => {
+                repository::remember(context, keyring, group).await;
                 return Ok(Publication::Renewed {
                     release: current.release(),
                     expires: uploader.expires(),

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use shared::bundle::pack;
 use shared::names::GroupName;
 
+use super::repository::remember;
 use super::upload::{Uploaded, Uploader};
 use super::{
     Choices, Publication, Published, following, good, read_published, relist, renew_if_due,
@@ -157,6 +158,7 @@ impl Planned {
                 .await?
             {
                 Uploaded::Done => {
+                    remember(context, keyring, group).await;
                     bar.inc(1);
                     return Ok(Publication::Released {
                         release: number,

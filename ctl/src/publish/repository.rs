@@ -126,6 +126,14 @@ pub async fn read_published(
     }
 }
 
+/// Verifies what this machine has just published, and so remembers it: a later loss or an older version is noticed.
+pub(super) async fn remember(context: &Context, keyring: &Keyring, group: &GroupName) {
+    if let Err(error) = read_published(context, keyring, group).await {
+        // It is published all the same; the next look at the bucket says the same again.
+        tracing::warn!(%group, "what was published cannot be read back: {error:#}");
+    }
+}
+
 /// Whether the timestamp itself is what was not found.
 fn is_empty(error: &TrustError, reads: &PublisherReads, timestamp: &str) -> bool {
     error.kind() == TrustErrorKind::Store(StoreErrorKind::NotFound)

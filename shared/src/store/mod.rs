@@ -1,5 +1,6 @@
 //! The bucket behind a narrow trait; its S3 adapter; the keys of its objects.
 
+mod answers;
 mod dns;
 pub mod keys;
 mod retry;

@@ -14,18 +14,13 @@ use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation}
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::{Builder, tls};
-use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
-use aws_smithy_runtime_api::client::interceptors::Intercept;
-use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
-use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::retry::ErrorKind;
 use bytes::{Bytes, BytesMut};
-use jiff::Timestamp;
 use tokio::time::timeout;
 
+use super::answers::{AnswerLimit, DateWatch, is_too_long};
 use super::dns::SystemDns;
 use super::{
     ETag, Fetched, ObjectStore, PutCondition, ServerTime, StoreError, StoreErrorKind, deadline_for,
@@ -74,34 +69,6 @@ pub fn aws_config_loader(region: &str, endpoint_url: Option<&str>) -> ConfigLoad
     }
 }
 
-/// Remembers the `Date` of each answer.
-#[derive(Debug)]
-struct DateWatch(Arc<Mutex<Option<ServerTime>>>);
-
-impl Intercept for DateWatch {
-    fn name(&self) -> &'static str {
-        "DateWatch"
-    }
-
-    fn read_after_transmit(
-        &self,
-        context: &BeforeDeserializationInterceptorContextRef<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let date = context.response().headers().get("date");
-        let parsed = date.and_then(|d| jiff::fmt::rfc2822::parse(d).ok());
-        if let Some(server) = parsed {
-            let seen = ServerTime {
-                server: server.timestamp(),
-                local: Timestamp::now(),
-            };
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
-        }
-        Ok(())
-    }
-}
-
 impl fmt::Debug for S3Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("S3Store")
@@ -121,6 +88,7 @@ impl S3Store {
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .interceptor(DateWatch(Arc::clone(&server_time)))
+            .interceptor(AnswerLimit)
             .build();
         Self {
             client: Client::from_conf(config),
@@ -222,6 +190,7 @@ where
 {
     let code = e.as_service_error().and_then(|s| s.code()).unwrap_or("");
     let kind = match &e {
+        e if is_too_long(e) => StoreErrorKind::TooLarge,
         SdkError::TimeoutError(_) => StoreErrorKind::Timeout,
         SdkError::DispatchFailure(f) if f.is_timeout() => StoreErrorKind::Timeout,
         SdkError::DispatchFailure(f) if f.is_io() => StoreErrorKind::Connection,

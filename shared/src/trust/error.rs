@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 
 use super::store::TrustStoreError;
 use super::target::TargetError;
+use crate::durable::io_kind;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// A refresh that did not end in trust; what was trusted before still is.
@@ -48,6 +49,10 @@ pub enum TrustErrorKind {
     Malformed,
     /// Damaged on this machine.
     LocalState,
+    /// This machine's disk is full: nothing is known.
+    NoSpace,
+    /// This machine's disk cannot be written: nothing is known.
+    ReadOnly,
     /// Genuine, but not acceptable here.
     Target,
     /// Anything else.
@@ -69,6 +74,8 @@ impl TrustErrorKind {
             Self::TooLarge => "too_large",
             Self::Malformed => "malformed",
             Self::LocalState => "local_state",
+            Self::NoSpace => "no_space",
+            Self::ReadOnly => "read_only",
             Self::Target => "target",
             Self::Other => "other",
         }
@@ -82,11 +89,27 @@ impl TrustError {
     #[must_use]
     pub fn kind(&self) -> TrustErrorKind {
         match self {
-            Self::Store(_) | Self::WorkingDirectory { .. } => TrustErrorKind::LocalState,
+            Self::Store(error) => disk_kind(error).unwrap_or(TrustErrorKind::LocalState),
+            Self::WorkingDirectory { source, .. } => {
+                disk_kind(source).unwrap_or(TrustErrorKind::LocalState)
+            }
             Self::Target(_) => TrustErrorKind::Target,
             Self::Refresh(error) => kind_of(error),
         }
     }
+}
+
+/// What a disk that takes no writes says somewhere in a chain of causes: it is neither damage nor an attack.
+fn disk_kind(error: &(dyn StdError + 'static)) -> Option<TrustErrorKind> {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        match cause.downcast_ref::<std::io::Error>().map(io_kind) {
+            Some("no_space") => return Some(TrustErrorKind::NoSpace),
+            Some("read_only") => return Some(TrustErrorKind::ReadOnly),
+            _ => next = cause.source(),
+        }
+    }
+    None
 }
 
 fn kind_of(error: &tough::error::Error) -> TrustErrorKind {
@@ -105,7 +128,8 @@ fn kind_of(error: &tough::error::Error) -> TrustErrorKind {
         E::MaxSizeExceeded { .. } => TrustErrorKind::TooLarge,
         E::ParseMetadata { .. } | E::MetaMissing { .. } => TrustErrorKind::Malformed,
         E::Transport { source, .. } => transport_kind(source),
-        _ => TrustErrorKind::Other,
+        // Its working copy among others.
+        other => disk_kind(other).unwrap_or(TrustErrorKind::Other),
     }
 }
 

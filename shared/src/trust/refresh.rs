@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tempfile::TempDir;
 use tough::{ExpirationEnforcement, Limits, Repository, RepositoryLoader, Transport};
 use url::Url;
 
@@ -11,6 +12,7 @@ use super::error::TrustError;
 use super::store::{REMEMBERED, ROOT, TrustStore, TrustStoreError, document_version};
 use super::target::{ReleaseTarget, TargetError};
 use super::transport::Recorder;
+use crate::durable::DurableError;
 use crate::limits;
 use crate::names::ReleaseNumber;
 
@@ -44,6 +46,8 @@ pub struct Trusted {
     repository: Arc<Repository>,
     releases: Vec<ReleaseTarget>,
     expiry: Expiry,
+    /// tough notes the time there at each read of a target, so it must live as long as the repository.
+    _work: Arc<TempDir>,
 }
 
 impl Trusted {
@@ -142,6 +146,8 @@ where
         })?;
     let before = lay_out(store, work.path()).map_err(TrustError::Store)?;
 
+    // The recorder and tough must agree on what is below the base, or nothing would be remembered.
+    let metadata_base = as_directory(metadata_base);
     let recorder = Recorder::new(transport, metadata_base.clone());
     let loading = RepositoryLoader::new(&root, metadata_base, targets_base)
         .transport(recorder.clone())
@@ -174,12 +180,21 @@ where
         repository: Arc::new(repository),
         releases,
         expiry,
+        _work: Arc::new(work),
     })
+}
+
+/// A base address names a directory: with a slash at its end, as tough would add it.
+fn as_directory(mut base: Url) -> Url {
+    if !base.path().ends_with('/') {
+        base.set_path(&format!("{}/", base.path()));
+    }
+    base
 }
 
 type Copied = [Option<Vec<u8>>; 3];
 
-/// Copies the remembered documents into tough's working directory; a damaged one fails here.
+/// Copies the remembered documents into tough's working directory; a damaged one fails here (§4.1, §4.2).
 fn lay_out(store: &TrustStore, work: &Path) -> Result<Copied, TrustStoreError> {
     let mut copied: Copied = [None, None, None];
     for (name, slot) in REMEMBERED.iter().zip(&mut copied) {
@@ -189,15 +204,20 @@ fn lay_out(store: &TrustStore, work: &Path) -> Result<Copied, TrustStoreError> {
                 clippy::disallowed_methods,
                 reason = "a scratch copy that nothing relies on"
             )]
-            std::fs::write(&path, &bytes)
-                .map_err(|source| TrustStoreError::Read { path, source })?;
+            std::fs::write(&path, &bytes).map_err(|source| {
+                TrustStoreError::Write(DurableError {
+                    step: "write",
+                    path,
+                    source,
+                })
+            })?;
             *slot = Some(bytes);
         }
     }
     Ok(copied)
 }
 
-/// Makes current what tough left in its working directory, in the bytes that were received.
+/// Makes current what tough left in its working directory, in the bytes that were received (§4.5).
 fn adopt<T>(
     store: &TrustStore,
     work: &Path,
@@ -215,7 +235,7 @@ fn adopt<T>(
     }
     for (name, old) in REMEMBERED.iter().zip(before) {
         match verified(name) {
-            // tough removes what signers of rotated keys have signed: recovery from a fast-forward.
+            // tough removes what signers of rotated keys have signed: recovery from a fast-forward (§4.4).
             None if old.is_some() => store.remove(name)?,
             None => {}
             // Not touched by tough: nothing new was verified.

@@ -227,10 +227,12 @@ impl Lives {
 }
 
 fn end_of(now: Timestamp, life: SignedDuration) -> Timestamp {
-    now.checked_add(life)
-        .ok()
-        .and_then(|t| t.round(jiff::Unit::Second).ok())
-        .unwrap_or(now)
+    whole_seconds(now.checked_add(life).unwrap_or(now))
+}
+
+/// TUF writes times in whole seconds; other clients refuse a fraction.
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    time.round(jiff::Unit::Second).unwrap_or(time)
 }
 
 /// Whether metadata that expires at `expires` has under a third of its life left.
@@ -324,7 +326,7 @@ pub async fn sign_documents(
     let holder = KeyHolder::Root(root.signed);
     let spec = || SPEC_VERSION.to_owned();
 
-    let mut targets = Targets::new(spec(), versions.targets, lives.targets);
+    let mut targets = Targets::new(spec(), versions.targets, whole_seconds(lives.targets));
     for target in listed {
         let name = TargetName::new(&target.name)
             .map_err(|_| SignError::TargetName(target.name.clone()))?;
@@ -332,14 +334,15 @@ pub async fn sign_documents(
     }
     let targets = sign_role("targets", targets, &holder, &keys.targets).await?;
 
-    let mut snapshot = Snapshot::new(spec(), versions.snapshot, lives.snapshot);
+    let mut snapshot = Snapshot::new(spec(), versions.snapshot, whole_seconds(lives.snapshot));
     snapshot.meta.insert(
         "targets.json".to_owned(),
         metafile(&targets, versions.targets),
     );
     let snapshot = sign_role("snapshot", snapshot, &holder, &keys.snapshot).await?;
 
-    let mut timestamp = TimestampRole::new(spec(), versions.timestamp, lives.timestamp);
+    let mut timestamp =
+        TimestampRole::new(spec(), versions.timestamp, whole_seconds(lives.timestamp));
     timestamp.meta.insert(
         "snapshot.json".to_owned(),
         metafile(&snapshot, versions.snapshot),

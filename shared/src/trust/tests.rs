@@ -401,3 +401,38 @@ async fn targets_list_the_releases() {
             .is_err()
     );
 }
+
+#[tokio::test]
+async fn a_target_is_read_through_what_was_verified_at_a_base_without_a_slash() {
+    use tough::IntoVec as _;
+    let f = Fixture::new().await;
+    let store = f.store();
+    let listed = sign::ListedTarget {
+        name: "kubelet".into(),
+        length: 1,
+        sha256: crate::digest::Sha256Digest::of(b"k"),
+        custom: HashMap::new(),
+    };
+    let key = format!("groups/secure/targets/{}.kubelet", listed.sha256);
+    let lives = Lives::from(Timestamp::now());
+    let documents = sign_documents(&f.root, &f.keys, &[listed], versions(1), lives)
+        .await
+        .unwrap();
+    f.bucket.publish(&documents);
+    let content = Bytes::from_static(b"k");
+    f.bucket.objects.lock().unwrap().insert(key, content);
+
+    let transport = StoreTransport::new(Arc::<MemoryStore>::clone(&f.bucket), "groups/secure");
+    let bare = |url: url::Url| url::Url::parse(url.as_str().trim_end_matches('/')).unwrap();
+    let (m, t) = (bare(metadata_url().unwrap()), bare(targets_url().unwrap()));
+    let trusted = refresh(&store, transport, m, t, f.dir.path())
+        .await
+        .unwrap();
+    assert_eq!(store.version("targets.json").unwrap(), Some(1));
+    let name = tough::TargetName::new("kubelet").unwrap();
+    let stream = trusted.repository().read_target(&name).await.unwrap();
+    assert_eq!(stream.unwrap().into_vec().await.unwrap(), b"k");
+    drop(trusted);
+    let left = std::fs::read_dir(f.dir.path()).unwrap().count();
+    assert_eq!(left, 1, "the working copy is gone, the trust store is not");
+}

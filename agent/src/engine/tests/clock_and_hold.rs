@@ -45,18 +45,29 @@ async fn a_clock_that_stepped_back_lets_nothing_new_in_until_the_store_confirms_
     w.publish(1).await;
     agent.once().await;
     w.clock.step(-DAY);
-    assert_eq!(tick(&mut agent).await, Outcome::Unchanged, "at rest nothing is asked of it");
+    assert_eq!(
+        tick(&mut agent).await,
+        Outcome::Unchanged,
+        "at rest nothing is asked of it"
+    );
     w.publish(2).await;
     assert_eq!(tick(&mut agent).await, Outcome::Failed);
     assert_eq!(w.error_kind().unwrap(), "clock");
     w.store_agrees(DAY);
-    assert_eq!(tick(&mut agent).await, Outcome::Failed, "the store says another day");
+    assert_eq!(
+        tick(&mut agent).await,
+        Outcome::Failed,
+        "the store says another day"
+    );
     assert_eq!(w.on_disk().unwrap(), "release 1");
     w.store_agrees(SignedDuration::ZERO);
     assert_eq!(tick(&mut agent).await, Outcome::Adopted(number(2)));
     assert_eq!(w.error_kind(), None);
     let remembered = agent.time_memory.recall().unwrap().unwrap();
-    assert!(remembered <= w.clock.now(), "the memory is of the clock as it is now");
+    assert!(
+        remembered <= w.clock.now(),
+        "the memory is of the clock as it is now"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -108,11 +119,19 @@ async fn a_hold_suspends_repair_and_adoption_and_ends_by_itself() {
     let status = w.status();
     assert_eq!(status.phase, Phase::Held);
     assert_eq!(status.hold.unwrap().reason, hold.reason);
-    assert_eq!(status.published, Some(number(2)), "the node still knows what is published");
+    assert_eq!(
+        status.published,
+        Some(number(2)),
+        "the node still knows what is published"
+    );
     assert!(agent.metrics.text().contains("platform_agent_hold 1"));
     assert!(agent.metrics.healthy().unwrap_err().contains("differ"));
     w.store.requests();
-    assert_eq!(tick(&mut agent).await, Outcome::Adopted(number(2)), "the hold is over");
+    assert_eq!(
+        tick(&mut agent).await,
+        Outcome::Adopted(number(2)),
+        "the hold is over"
+    );
     assert_eq!(w.on_disk().unwrap(), "release 2");
     assert_eq!(w.status().hold, None);
 }
@@ -132,7 +151,10 @@ async fn a_hold_survives_a_restart() {
     let mut agent = w.agent();
     assert_eq!(agent.once().await, Outcome::Held);
     assert_eq!(std::fs::read_to_string(w.manifest()).unwrap(), "edited");
-    assert!(agent.service_manager.is_ready(), "kubelet must not wait for the hold's end");
+    assert!(
+        agent.service_manager.is_ready(),
+        "kubelet must not wait for the hold's end"
+    );
     w.hold_file().lift().unwrap();
     tick(&mut agent).await;
     assert_eq!(w.on_disk().unwrap(), "release 1");

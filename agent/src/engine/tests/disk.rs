@@ -22,7 +22,12 @@ async fn an_edited_and_a_deleted_file_are_put_back_at_the_next_poll_without_the_
     assert_eq!(w.on_disk().unwrap(), "release 1");
     assert!(w.paths().host().join("kubelet.yaml").exists());
     assert_eq!(w.status().drift_repaired, 2);
-    assert!(agent.metrics.text().contains("platform_agent_drift_repaired_total 2"));
+    assert!(
+        agent
+            .metrics
+            .text()
+            .contains("platform_agent_drift_repaired_total 2")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -56,7 +61,12 @@ async fn a_foreign_file_is_reported_and_left() {
     assert_eq!(w.status().foreign.len(), 1);
     assert!(w.status().foreign[0].contains("other.yaml.bak"));
     assert!(path.exists());
-    assert!(agent.metrics.text().contains("platform_agent_foreign_files 1"));
+    assert!(
+        agent
+            .metrics
+            .text()
+            .contains("platform_agent_foreign_files 1")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -82,7 +92,12 @@ async fn an_edited_file_is_back_within_a_second_while_the_store_hangs() {
     let paths = w.paths();
     w.agent().once().await;
     w.store.hangs.store(true, Ordering::Relaxed);
-    let watched = vec![paths.manifests(), paths.secrets(), paths.host(), paths.addons()];
+    let watched = vec![
+        paths.manifests(),
+        paths.secrets(),
+        paths.host(),
+        paths.addons(),
+    ];
     let (stop, stopped) = watch::channel(false);
     let agent = w.agent_with(DriftWatch::new(watched));
     let metrics = agent.metrics.clone();
@@ -95,7 +110,10 @@ async fn an_edited_file_is_back_within_a_second_while_the_store_hangs() {
         std::fs::write(w.manifest(), "edited").unwrap();
         let began = Instant::now();
         while w.on_disk().as_deref() != Some("release 1") {
-            assert!(began.elapsed() < Duration::from_secs(1), "not back within a second");
+            assert!(
+                began.elapsed() < Duration::from_secs(1),
+                "not back within a second"
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         // Its own write wakes it again, and is no drift.

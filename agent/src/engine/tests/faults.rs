@@ -47,12 +47,19 @@ async fn every_error_on_every_object_keeps_the_last_good_release_and_passes() {
                 assert_eq!(error.kind, kind.label(), "{case}: {error:?}");
                 assert_eq!(error.phase.to_string(), phase, "{case}");
             }
-            let label = format!("errors_total{{phase=\"{phase}\",kind=\"{}\"}}", kind.label());
+            let label = format!(
+                "errors_total{{phase=\"{phase}\",kind=\"{}\"}}",
+                kind.label()
+            );
             assert!(agent.metrics.text().contains(&label), "{label}");
             w.store.mend();
             last += 1;
             // The new timestamp was seen while the fault lasted, and is not forgotten.
-            assert_eq!(tick(&mut agent).await, Outcome::Adopted(number(last)), "{case}");
+            assert_eq!(
+                tick(&mut agent).await,
+                Outcome::Adopted(number(last)),
+                "{case}"
+            );
             assert_eq!(w.error_kind(), None, "{case}");
         }
     }
@@ -67,7 +74,11 @@ async fn a_status_that_cannot_be_written_stops_nothing() {
     assert_eq!(agent.once().await, Outcome::Adopted(number(1)));
     w.store.mend();
     tick(&mut agent).await;
-    assert_eq!(w.status().release, Some(number(1)), "and is written when it can be");
+    assert_eq!(
+        w.status().release,
+        Some(number(1)),
+        "and is written when it can be"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -79,8 +90,7 @@ async fn a_forged_timestamp_is_refused_and_forgotten_with_the_genuine_one_back()
     let key = "groups/secure/metadata/timestamp.json";
     let genuine = w.store.object(key).unwrap();
     let text = String::from_utf8(genuine.0.to_vec()).unwrap();
-    let forged = text.replacen("\"version\":", "\"version\":9", 1);
-    let forged = forged.replacen("\"version\": ", "\"version\": 9", 1);
+    let forged = text.replacen("\"version\": ", "\"version\": 9", 1);
     assert_ne!(forged, text);
     w.store.set(key, forged);
     assert_eq!(tick(&mut agent).await, Outcome::Failed);
@@ -106,7 +116,11 @@ async fn a_bundle_with_a_flipped_byte_is_read_again() {
     w.store.set(&key, flipped);
     assert_eq!(tick(&mut agent).await, Outcome::Failed);
     assert_eq!(w.error_kind().unwrap(), "mismatch");
-    assert_eq!(w.wrap.unwrapped.load(Ordering::Relaxed), 0, "nobody was asked to open it");
+    assert_eq!(
+        w.wrap.unwrapped.load(Ordering::Relaxed),
+        0,
+        "nobody was asked to open it"
+    );
     w.store.put_back(&key, genuine);
     assert_eq!(tick(&mut agent).await, Outcome::Adopted(number(1)));
 }
@@ -124,7 +138,12 @@ async fn while_kms_is_away_the_bundle_is_kept_and_not_read_again() {
     }
     w.wrap.fails.store(false, Ordering::Relaxed);
     assert_eq!(tick(&mut agent).await, Outcome::Adopted(number(1)));
-    let reads = w.store.requests().iter().filter(|r| r.contains(BUNDLE)).count();
+    let reads = w
+        .store
+        .requests()
+        .iter()
+        .filter(|r| r.contains(BUNDLE))
+        .count();
     assert_eq!(reads, 1);
 }
 
@@ -142,7 +161,10 @@ async fn a_failure_that_may_pass_is_tried_again_early() {
     assert!(agent.pause().as_secs_f32() > 1.7, "{:?}", agent.pause());
     w.store.fail("timestamp.json", StoreErrorKind::Forbidden);
     tick(&mut agent).await;
-    assert!(agent.pause().as_secs() >= 9, "that is not a matter of seconds");
+    assert!(
+        agent.pause().as_secs() >= 9,
+        "that is not a matter of seconds"
+    );
     w.store.mend();
     tick(&mut agent).await;
     assert!(agent.pause().as_secs() >= 9);

@@ -35,7 +35,10 @@ async fn adopts_what_is_published_and_reports_it() {
     assert_eq!(w.on_disk().unwrap(), "release 2");
     let text = agent.metrics.text();
     assert!(text.contains("platform_agent_release_number 2"), "{text}");
-    assert!(text.contains("platform_agent_adoption_seconds_count 2"), "{text}");
+    assert!(
+        text.contains("platform_agent_adoption_seconds_count 2"),
+        "{text}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -45,12 +48,21 @@ async fn a_poll_at_rest_is_exactly_one_conditional_request() {
     w.publish(1).await;
     agent.once().await;
     w.store.requests();
-    let state = std::fs::metadata(w.paths().state()).unwrap().modified().unwrap();
+    let state = std::fs::metadata(w.paths().state())
+        .unwrap()
+        .modified()
+        .unwrap();
     for _ in 0..20 {
         assert_eq!(tick(&mut agent).await, Outcome::Unchanged);
-        assert_eq!(w.store.requests(), ["get? groups/secure/metadata/timestamp.json"]);
+        assert_eq!(
+            w.store.requests(),
+            ["get? groups/secure/metadata/timestamp.json"]
+        );
     }
-    let after = std::fs::metadata(w.paths().state()).unwrap().modified().unwrap();
+    let after = std::fs::metadata(w.paths().state())
+        .unwrap()
+        .modified()
+        .unwrap();
     assert_eq!(state, after, "nothing was written");
     // Five minutes gone since the last status.
     for _ in 0..10 {
@@ -73,11 +85,20 @@ async fn the_hourly_refresh_reads_metadata_and_nothing_else() {
     tokio::time::advance(std::time::Duration::from_secs(3600)).await;
     assert_eq!(tick(&mut agent).await, Outcome::Unchanged);
     let requests = w.store.requests();
-    assert!(requests.iter().any(|r| r.ends_with("2.root.json")), "{requests:?}");
-    assert!(!requests.iter().any(|r| r.contains(world::BUNDLE)), "{requests:?}");
+    assert!(
+        requests.iter().any(|r| r.ends_with("2.root.json")),
+        "{requests:?}"
+    );
+    assert!(
+        !requests.iter().any(|r| r.contains(world::BUNDLE)),
+        "{requests:?}"
+    );
     tick(&mut agent).await;
     assert_eq!(w.store.requests().len(), 1, "and then it is at rest again");
-    assert_eq!(w.wrap.unwrapped.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert_eq!(
+        w.wrap.unwrapped.load(std::sync::atomic::Ordering::Relaxed),
+        1
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -101,7 +122,10 @@ async fn an_empty_repository_is_no_error() {
     w.sign(&[]).await;
     assert_eq!(agent.once().await, Outcome::Unchanged);
     assert_eq!(w.status().phase, Phase::Starting);
-    assert!(!agent.service_manager.is_ready(), "no files of a verified release yet");
+    assert!(
+        !agent.service_manager.is_ready(),
+        "no files of a verified release yet"
+    );
     w.publish(1).await;
     assert_eq!(tick(&mut agent).await, Outcome::Adopted(number(1)));
     // What was published does not vanish without a signed release that says so.
@@ -122,7 +146,10 @@ async fn the_daemon_polls_until_told_to_stop() {
     assert_eq!(w.on_disk().unwrap(), "release 1");
     let requests = w.store.requests();
     let polls = requests.iter().filter(|r| r.starts_with("get? ")).count();
-    assert!((8..=11).contains(&polls), "{polls} conditional polls in ten periods");
+    assert!(
+        (8..=11).contains(&polls),
+        "{polls} conditional polls in ten periods"
+    );
     assert_eq!(kinds(&requests), ["get", "get?", "put"].into());
     stop.send(true).unwrap();
     daemon.await.unwrap();
@@ -131,7 +158,9 @@ async fn the_daemon_polls_until_told_to_stop() {
 #[tokio::test(start_paused = true)]
 async fn a_hanging_store_does_not_keep_the_daemon_from_stopping() {
     let w = World::new().await;
-    w.store.hangs.store(true, std::sync::atomic::Ordering::Relaxed);
+    w.store
+        .hangs
+        .store(true, std::sync::atomic::Ordering::Relaxed);
     let (stop, stopped) = watch::channel(false);
     let daemon = tokio::spawn(w.agent().run(stopped));
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;

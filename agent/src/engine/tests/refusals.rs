@@ -27,7 +27,11 @@ async fn refused_content_is_not_read_again_until_something_changes() {
     assert_eq!(w.error_kind().unwrap(), "content");
     assert_eq!(w.status().error.unwrap().since, since);
     assert_eq!(w.on_disk().unwrap(), "release 1");
-    assert_eq!(agent.metrics.healthy(), Ok(()), "the last good release is in service");
+    assert_eq!(
+        agent.metrics.healthy(),
+        Ok(()),
+        "the last good release is in service"
+    );
 
     tokio::time::advance(Duration::from_secs(3600)).await;
     tick(&mut agent).await;

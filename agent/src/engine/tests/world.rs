@@ -19,7 +19,9 @@ use shared::secret::{SecretBytes, SecretText};
 use shared::store::{
     ETag, Fetched, ObjectStore, PutCondition, ServerTime, StoreError, StoreErrorKind, keys,
 };
-use shared::trust::sign::{Lives, ListedTarget, RepositoryKeys, Versions, sign_documents, sign_root};
+use shared::trust::sign::{
+    ListedTarget, Lives, RepositoryKeys, Versions, sign_documents, sign_root,
+};
 use shared::trust::{BundleCustom, KeyringMark, TrustStore, bundle_name};
 use shared::wrap::{KeyWrap, LocalWrap, WrapContext, WrapError, WrappedIdentity};
 
@@ -76,7 +78,11 @@ impl MemoryStore {
 
     pub(super) fn keys_with(&self, part: &str) -> Vec<String> {
         let objects = self.objects.lock().unwrap();
-        objects.keys().filter(|k| k.contains(part)).cloned().collect()
+        objects
+            .keys()
+            .filter(|k| k.contains(part))
+            .cloned()
+            .collect()
     }
 
     async fn asked(&self, what: &'static str, key: &str) -> Result<(), StoreError> {
@@ -254,7 +260,10 @@ impl World {
     }
 
     pub(super) fn paths(&self) -> NodePaths {
-        NodePaths::new(&self.dir.path().join("root"), &self.dir.path().join("state"))
+        NodePaths::new(
+            &self.dir.path().join("root"),
+            &self.dir.path().join("state"),
+        )
     }
 
     pub(super) fn manifest(&self) -> PathBuf {
@@ -293,7 +302,10 @@ impl World {
         BTreeMap::from([
             (path("manifests/web.yaml"), manifest),
             (path("host/kubelet.yaml"), b"{}\n".to_vec()),
-            (path("agent/group.key"), self.group_key.to_file().expose().to_vec()),
+            (
+                path("agent/group.key"),
+                self.group_key.to_file().expose().to_vec(),
+            ),
         ])
     }
 
@@ -371,7 +383,8 @@ impl World {
             .await
             .unwrap();
         let put = |name: &str, bytes: Bytes| {
-            self.store.set(&format!("groups/secure/metadata/{name}"), bytes);
+            self.store
+                .set(&format!("groups/secure/metadata/{name}"), bytes);
         };
         put(&format!("{n}.targets.json"), documents.targets);
         put(&format!("{n}.snapshot.json"), documents.snapshot);

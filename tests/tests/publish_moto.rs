@@ -1,0 +1,298 @@
+//! The main path on moto with real KMS calls, and the way in without us: boto3, KMS, `age` and `tar`.
+//!
+//! moto checks a ciphertext's encryption context as KMS does, and it honours If-Match and If-None-Match of a put; no
+//! policy is evaluated.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use bytes::Bytes;
+use ctl::context::{Context, Workspace};
+use ctl::dev::pki::write_secrets_if_needed;
+use ctl::diff::published_release;
+use ctl::publish::{Choices, Publication, PublishRace, STEPS, plan, read_published};
+use ctl::{keyring, output};
+use platform_tests::moto::{ACCESS_KEY, Moto, REGION, SECRET_KEY};
+use platform_tests::tools;
+use platform_tests::workspace::{group, platformctl, refresh_as_node, write_manifests};
+use shared::store::{PutCondition, StoreErrorKind};
+use shared::wrap::{KeyWrap as _, KmsWrap, WrapContext, WrapError};
+use tempfile::TempDir;
+
+const BUCKET: &str = "example-dev-secrets";
+
+/// Reads a group's bundle and its wrapped identity with nothing of ours, and has KMS unwrap it.
+const BREAK_GLASS: &str = r#"
+import base64, json, os, sys
+import boto3
+endpoint, bucket, group, out = sys.argv[1:5]
+s3 = boto3.client("s3", endpoint_url=endpoint)
+kms = boto3.client("kms", endpoint_url=endpoint)
+read = lambda key: s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+prefix = f"groups/{group}/metadata/"
+n = json.loads(read(prefix + "timestamp.json"))["signed"]["version"]
+targets = json.loads(read(f"{prefix}{n}.targets.json"))["signed"]["targets"]
+name, target = max(targets.items(), key=lambda t: t[1]["custom"]["bundle"]["release"])
+facts = target["custom"]["bundle"]
+context = {"environment": facts["environment"], "group": facts["group"], "release": str(facts["release"])}
+blob = base64.b64decode(facts["identity"]["ciphertext"])
+plain = kms.decrypt(CiphertextBlob=blob, EncryptionContext=context)["Plaintext"]
+for file, data in (("identity", plain), ("bundle", read(f"groups/{group}/targets/{target['hashes']['sha256']}.{name}"))):
+    with open(os.path.join(out, file), "wb") as f:
+        f.write(data)
+print(json.dumps(sorted(o["Key"] for o in s3.list_objects_v2(Bucket=bucket)["Contents"])))
+"#;
+
+async fn create_bucket(moto: &Moto) {
+    let s3 = moto.s3().await;
+    s3.create_bucket().bucket(BUCKET).send().await.unwrap();
+}
+
+async fn create_key(moto: &Moto) -> String {
+    let made = moto.kms().await.create_key().send().await.unwrap();
+    made.key_metadata.unwrap().key_id
+}
+
+/// A working directory of an environment on AWS, every key filled in.
+fn lay_out(moto: &Moto, key: &str) -> TempDir {
+    let directory = TempDir::new().unwrap();
+    write_manifests(directory.path()).unwrap();
+    write_secrets_if_needed(directory.path()).unwrap();
+    fs::create_dir(directory.path().join("environments")).unwrap();
+    let text = format!(
+        r#"aws_account              = "123456789012"
+aws_region               = "{REGION}"
+aws_endpoint_url         = "{}"
+compute_asg_grace_period = "10"
+compute_asg_max          = "5"
+compute_asg_min          = "1"
+compute_flavor           = "t3.medium"
+coreos_image             = "ami-0123456789abcdef0"
+dns_zone_name            = "example.com"
+environment              = "dev"
+etcd_flavor              = "t3.medium"
+kms_master_id            = "{key}"
+kubeapi_access_list      = "192.0.2.0/24"
+platform                 = "kube"
+secrets_bucket_name      = "{BUCKET}"
+secure_asg_max           = "4"
+secure_asg_min           = "3"
+ssh_access_list          = "192.0.2.10"
+terraform_bucket_name    = "example-dev-terraform"
+"#,
+        moto.endpoint()
+    );
+    fs::write(directory.path().join("environments/dev.tfvars"), text).unwrap();
+    directory
+}
+
+async fn open(moto: &Moto, directory: &Path) -> Context {
+    let workspace = Workspace::open(directory, "dev").unwrap();
+    moto.context(workspace).await.unwrap()
+}
+
+async fn publish(context: &Context) -> anyhow::Result<Vec<Publication>> {
+    let groups = &context.workspace.groups;
+    let plans = plan(context, groups, Choices::default()).await?;
+    let mut done = Vec::new();
+    for planned in plans.groups {
+        let bar = output::progress(STEPS, planned.group().as_str());
+        done.push(planned.publish(context, &plans.keyring, &bar).await?);
+    }
+    Ok(done)
+}
+
+fn with_credentials(command: &mut Command, home: &Path) {
+    command
+        .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        .env("AWS_DEFAULT_REGION", REGION)
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("AWS_CONFIG_FILE", home.join("no-config"))
+        .env("AWS_SHARED_CREDENTIALS_FILE", home.join("no-credentials"))
+        .env_remove("AWS_PROFILE")
+        .stdin(Stdio::null());
+}
+
+#[tokio::test]
+async fn kms_binds_each_release_to_its_environment_group_and_number() {
+    let Some(moto) = Moto::start().await.unwrap() else {
+        return;
+    };
+    create_bucket(&moto).await;
+    let key = create_key(&moto).await;
+    let directory = lay_out(&moto, &key);
+    let context = open(&moto, directory.path()).await;
+    let done = publish(&context).await.unwrap();
+    let first =
+        |p: &Publication| matches!(p, Publication::Released { release, .. } if release.get() == 1);
+    assert!(done.len() == 2 && done.iter().all(first), "{done:?}");
+    let done = publish(&context).await.unwrap();
+    let none = |p: &Publication| matches!(p, Publication::Unchanged { .. });
+    assert!(done.iter().all(none), "{done:?}");
+
+    let keyring = keyring::read(&context).await.unwrap().unwrap();
+    let secure = group("secure");
+    let node = TempDir::new().unwrap();
+    let root = &keyring.group(&secure).unwrap().roots[0];
+    let trusted = refresh_as_node(&context, &secure, root, node.path())
+        .await
+        .unwrap();
+    let target = trusted.current().unwrap();
+    published_release(&context, target).await.unwrap();
+
+    let wrapped = &target.custom.identity;
+    assert_eq!(wrapped.key, key);
+    let right = WrapContext {
+        environment: "dev".parse().unwrap(),
+        group: "secure".to_owned(),
+        release: 1,
+    };
+    context.wrap.unwrap(wrapped, &right).await.unwrap();
+    for wrong in [
+        WrapContext {
+            group: "compute".to_owned(),
+            ..right.clone()
+        },
+        WrapContext {
+            release: 2,
+            ..right.clone()
+        },
+        WrapContext {
+            environment: "prod".parse().unwrap(),
+            ..right.clone()
+        },
+    ] {
+        let error = context.wrap.unwrap(wrapped, &wrong).await.unwrap_err();
+        // Refused by KMS itself, and not as something that may pass.
+        assert!(
+            matches!(
+                error,
+                WrapError::Kms {
+                    operation: "Decrypt",
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+        assert!(!error.is_transient(), "{error:?}");
+    }
+
+    // What names another key is not even asked about, and KMS holds what was asked to the pinned key.
+    let other = KmsWrap::new(moto.kms().await, create_key(&moto).await);
+    let error = other.unwrap(wrapped, &right).await.unwrap_err();
+    assert!(matches!(error, WrapError::Key { .. }), "{error:?}");
+    let foreign = other
+        .wrap(&shared::bundle::new_identity(), &right)
+        .await
+        .unwrap();
+    let mut relabelled = foreign;
+    relabelled.key = key;
+    let error = context.wrap.unwrap(&relabelled, &right).await.unwrap_err();
+    assert!(matches!(error, WrapError::Kms { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn conditional_writes_hold_and_a_race_has_one_winner() {
+    let Some(moto) = Moto::start().await.unwrap() else {
+        return;
+    };
+    create_bucket(&moto).await;
+    let key = create_key(&moto).await;
+    let directory = lay_out(&moto, &key);
+    let context = open(&moto, directory.path()).await;
+    let put = |text: &'static str, on| context.store.put("probe", Bytes::from(text), on);
+    let tag = put("one", PutCondition::Absent).await.unwrap();
+    let again = put("two", PutCondition::Absent).await.unwrap_err();
+    assert_eq!(again.kind, StoreErrorKind::Conflict);
+    put("three", PutCondition::Matches(tag.clone()))
+        .await
+        .unwrap();
+    let stale = put("four", PutCondition::Matches(tag)).await.unwrap_err();
+    assert_eq!(stale.kind, StoreErrorKind::Conflict);
+
+    publish(&context).await.unwrap();
+    let template = directory.path().join("manifests/secure/etcd.yaml.j2");
+    let text = fs::read_to_string(&template).unwrap();
+    let amended = text.replace("--snapshot-count=10000", "--snapshot-count=20000");
+    assert_ne!(text, amended);
+    fs::write(&template, amended).unwrap();
+    let groups = [group("secure")];
+    let plans = || plan(&context, &groups, Choices::default());
+    let (mut first, mut second) = (plans().await.unwrap(), plans().await.unwrap());
+    let (a, b) = (first.groups.remove(0), second.groups.remove(0));
+    let bar = output::progress(STEPS, "secure");
+    a.publish(&context, &first.keyring, &bar).await.unwrap();
+    let lost = b
+        .publish(&context, &second.keyring, &bar)
+        .await
+        .unwrap_err();
+    assert!(lost.is::<PublishRace>(), "{lost:?}");
+    let published = read_published(&context, &first.keyring, &groups[0])
+        .await
+        .unwrap();
+    assert_eq!(published.current().unwrap().release().get(), 2);
+}
+
+#[tokio::test]
+async fn the_binary_publishes_and_anybody_with_kms_can_open_it_without_us() {
+    let Some(moto) = Moto::start().await.unwrap() else {
+        return;
+    };
+    create_bucket(&moto).await;
+    let key = create_key(&moto).await;
+    let directory = lay_out(&moto, &key);
+    for (verb, code) in [("publish", 0), ("diff", 0), ("publish", 0)] {
+        let mut command = platformctl(directory.path());
+        with_credentials(command.args([verb, "-e", "dev"]), directory.path());
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{verb}: {output:?}");
+    }
+
+    let (Some(python), Some(age), Some(tar), Some(_)) = (
+        tools::find("python3"),
+        tools::find("age"),
+        tools::find("tar"),
+        tools::find("zstd"),
+    ) else {
+        return;
+    };
+    let out = TempDir::new().unwrap();
+    let endpoint = moto.endpoint();
+    let mut command = Command::new(python);
+    command
+        .args(["-c", BREAK_GLASS, &endpoint, BUCKET, "secure"])
+        .arg(out.path());
+    with_credentials(&mut command, directory.path());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let keys: Vec<String> = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(keys.len(), 2 * 5 + 1, "{keys:?}");
+    assert!(
+        keys.iter().any(|k| k == "operator/keyring.json"),
+        "{keys:?}"
+    );
+
+    let opened = Command::new(age)
+        .args(["-d", "-i", "identity", "-o", "release.tar.zst", "bundle"])
+        .current_dir(out.path())
+        .output()
+        .unwrap();
+    assert!(opened.status.success(), "{opened:?}");
+    let listed = Command::new(tar)
+        .args(["--zstd", "-tf", "release.tar.zst"])
+        .current_dir(out.path())
+        .output()
+        .unwrap();
+    assert!(listed.status.success(), "{listed:?}");
+    let names = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(names.lines().next(), Some("index.json"), "{names}");
+    for name in [
+        "manifests/etcd.yaml",
+        "manifests/kube-apiserver.yaml",
+        "agent/group.key",
+    ] {
+        assert!(names.lines().any(|n| n == name), "{name} is not in {names}");
+    }
+}
