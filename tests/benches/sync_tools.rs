@@ -122,7 +122,14 @@ async fn compare() -> anyhow::Result<()> {
             table.row(&[tool.name, "not installed"]);
             continue;
         };
-        let f = run(&stand, &tool, &program, runs).await?;
+        let f = match run(&stand, &tool, &program, runs).await {
+            Ok(f) => f,
+            Err(error) => {
+                println!("!!! {error}");
+                table.row(&[tool.name, "failed"]);
+                continue;
+            }
+        };
         let ratio = f.cpu.median() / agent_cpu;
         ratios.push((tool.name, ratio));
         table.row(&[
@@ -232,6 +239,12 @@ async fn run(stand: &Stand, tool: &Tool, program: &Path, runs: usize) -> anyhow:
     for at in 0..runs + 2 {
         let before = stand.store.requests();
         let mut command = Command::new(env::current_exe()?);
+        // The environment of whoever measures must not steer the tools: a certificate bundle, a profile, an endpoint.
+        for (name, _) in
+            env::vars().filter(|(n, _)| n.starts_with("AWS_") || n.starts_with("RCLONE_"))
+        {
+            command.env_remove(name);
+        }
         command
             .arg(MEASURE)
             .arg(program)
