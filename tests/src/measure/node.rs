@@ -70,6 +70,9 @@ impl AgentProcess {
         let log = config.with_file_name("agent.log");
         let file = fs::File::create(&log)?;
         let mut command = Command::new(agent);
+        // As its unit starts it.
+        let (name, value) = ctl::dev::nodes::ALLOCATOR;
+        command.env(name, value);
         command.arg("run").arg("--config").arg(config);
         if let Some(authority) = authority {
             command.env("SSL_CERT_FILE", authority);
