@@ -59,6 +59,7 @@ tools: ## install cargo-deny, compiled from source (several minutes)
 
 .PHONY: test
 test: setup ## run every test of the workspace
+	cargo build --locked --workspace
 	@if cargo nextest --version >/dev/null 2>&1; then \
 	  set -x; cargo nextest run --locked --workspace; \
 	else \
