@@ -10,6 +10,10 @@ pub const PLAIN_BYTES: u64 = 16 * 1024 * 1024;
 pub const FILES: usize = 1_024;
 /// Largest single file in a bundle, in bytes.
 pub const FILE_BYTES: u64 = 1024 * 1024;
+/// Most artifacts that a release may ask for.
+pub const ARTIFACTS: usize = 32;
+/// Largest artifact, in bytes.
+pub const ARTIFACT_BYTES: u64 = 512 * 1024 * 1024;
 /// Largest index, in bytes.
 pub const INDEX_BYTES: u64 = 1024 * 1024;
 /// Base-2 logarithm of the largest zstd window that the decoder allocates: 8 MiB.

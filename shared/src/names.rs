@@ -123,6 +123,20 @@ name_type!(
     entry_path
 );
 
+name_type!(
+    /// A systemd service, such as `kubelet.service`.
+    UnitName,
+    "unit",
+    |s| {
+        let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'@');
+        let named = s.strip_suffix(".service").is_some_and(|n| !n.is_empty());
+        if !named || s.len() > 100 || !s.bytes().all(ok) || s.starts_with(['-', '.']) {
+            return Err("NAME.service, of letters, digits and ._-@, with no leading dash or dot");
+        }
+        Ok(())
+    }
+);
+
 fn label(s: &str) -> Result<(), &'static str> {
     let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let first = s.bytes().next().is_some_and(|b| b.is_ascii_lowercase());

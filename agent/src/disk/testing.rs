@@ -169,6 +169,8 @@ impl Draft {
             group: "secure".parse().unwrap(),
             release: ReleaseNumber::new(self.number).unwrap(),
             files,
+            restarts: Vec::new(),
+            artifacts: Vec::new(),
         };
         Release::new(index, contents).unwrap()
     }

@@ -136,6 +136,8 @@ impl Content {
             group: self.group.clone(),
             release: number,
             files: self.entries.clone(),
+            restarts: Vec::new(),
+            artifacts: Vec::new(),
         }
     }
 

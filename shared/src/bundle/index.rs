@@ -5,9 +5,10 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::host::{Artifact, Restart, problems as host_problems};
 use crate::digest::Sha256Digest;
 use crate::limits;
-use crate::names::{EntryPath, EnvironmentName, GroupName, Place, ReleaseNumber};
+use crate::names::{EntryPath, EnvironmentName, GroupName, Place, ReleaseNumber, UnitName};
 use crate::secret::SecretBytes;
 
 /// Where a file came from: a rollback takes `template` files from then and `keyring` files from now.
@@ -58,6 +59,12 @@ pub struct Index {
     pub release: ReleaseNumber,
     /// Its files, in the order of writing.
     pub files: Vec<FileEntry>,
+    /// Units to restart when a host file changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restarts: Vec<Restart>,
+    /// Large public files that are installed before all others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<Artifact>,
 }
 
 /// What is wrong with an index, or between an index and the files that came with it.
@@ -132,6 +139,28 @@ pub enum IndexProblem {
     /// There, but not listed.
     #[error("{0} is not listed in the index")]
     Unlisted(EntryPath),
+    /// A unit restart for a file that is no host file of this release.
+    #[error("the restart of {unit} refers to {path}, which is no host file of this release")]
+    RestartOn {
+        /// The unit.
+        unit: UnitName,
+        /// The file.
+        path: EntryPath,
+    },
+    /// More artifacts than allowed.
+    #[error("{found} artifacts are more than the {} allowed", limits::ARTIFACTS)]
+    TooManyArtifacts {
+        /// How many.
+        found: usize,
+    },
+    /// An artifact that breaks a rule.
+    #[error("artifact {name}: {what}")]
+    Artifact {
+        /// Its name.
+        name: String,
+        /// The rule it breaks.
+        what: &'static str,
+    },
     /// Bytes that are not those of the index.
     #[error("{0} does not have the digest of the index")]
     Digest(EntryPath),
@@ -252,6 +281,9 @@ impl Index {
                 });
             }
         }
+        problems.extend(host_problems(&self.restarts, &self.artifacts, |path| {
+            seen.contains(path)
+        }));
         problems
     }
 
@@ -296,6 +328,8 @@ impl Index {
             &self.environment,
             &self.group,
             &self.files,
+            &self.restarts,
+            &self.artifacts,
         ))
     }
 }

@@ -3,11 +3,13 @@
 //! [`Release`] is the checked value: its index and its bytes agree. [`pack`] and [`unpack`] turn it into the plain
 //! `tar.zst` and back, strictly; [`seal`] and [`open`] add the encryption. Nothing else makes a [`Release`] from bytes.
 
+mod host;
 mod index;
 mod pack;
 mod seal;
 mod unpack;
 
+pub use host::{Artifact, Restart, Unpack};
 pub use index::{FileEntry, Index, IndexProblem, Mode, Origin, Release};
 pub use pack::{PackError, pack};
 pub use seal::{SealError, new_identity, open, seal};

@@ -18,6 +18,8 @@ fn release_of(files: &BTreeMap<EntryPath, Vec<u8>>) -> Release {
         group: GroupName::new("secure").unwrap(),
         release: ReleaseNumber::new(7).unwrap(),
         files: entries,
+        restarts: Vec::new(),
+        artifacts: Vec::new(),
     };
     let contents = files
         .iter()

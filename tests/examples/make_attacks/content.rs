@@ -124,6 +124,8 @@ impl Files {
             group: publisher.group.clone(),
             release: release_number(number)?,
             files: self.iter().map(entry).collect::<anyhow::Result<_>>()?,
+            restarts: Vec::new(),
+            artifacts: Vec::new(),
         })
     }
 

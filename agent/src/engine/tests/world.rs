@@ -331,6 +331,8 @@ impl World {
                 .iter()
                 .map(|(p, b)| FileEntry::describe(p.clone(), b, Mode::new(0o600), Origin::Template))
                 .collect(),
+            restarts: Vec::new(),
+            artifacts: Vec::new(),
         };
         let contents = files
             .iter()
