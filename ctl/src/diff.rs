@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context as _, anyhow};
-use shared::bundle::{FileEntry, Release, open, unpack};
+use shared::bundle::{FileEntry, Index, Release, open, unpack};
 use shared::check::secret_dir::SECRETS_ROOT;
 use shared::digest::Sha256Digest;
 use shared::limits;
@@ -25,7 +25,8 @@ const DIGEST_LENGTH: usize = 64;
 /// One file that differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    path: EntryPath,
+    /// A file's path, or the part of the index.
+    what: String,
     kind: Kind,
     /// A unified diff, for a manifest.
     text: String,
@@ -45,7 +46,7 @@ impl fmt::Display for Change {
             Kind::Removed => "removed",
             Kind::Changed => "changed",
         };
-        write!(f, "  {kind} {}", self.path)?;
+        write!(f, "  {kind} {}", self.what)?;
         for line in self.text.lines() {
             write!(f, "\n    {line}")?;
         }
@@ -118,12 +119,28 @@ pub fn compare(published: Option<&Release>, content: &Content) -> anyhow::Result
         let side = |r: Option<&Release>| text_of(r, path);
         let (before, after) = (side(published), side(Some(&next)));
         Some(Change {
-            path: path.clone(),
+            what: path.to_string(),
             kind,
             text: shown(&before, &after),
         })
     });
-    Ok(changes.collect())
+    let mut changes: Vec<Change> = changes.collect();
+    let (before, after) = (published.map(Release::index), next.index());
+    let lists = |index: &Index| (index.restarts.clone(), index.artifacts.clone());
+    let (old_restarts, old_artifacts) = before.map(lists).unwrap_or_default();
+    for (what, differs) in [
+        ("unit restarts", old_restarts != after.restarts),
+        ("artifacts", old_artifacts != after.artifacts),
+    ] {
+        if differs {
+            changes.push(Change {
+                what: what.to_owned(),
+                kind: Kind::Changed,
+                text: String::new(),
+            });
+        }
+    }
+    Ok(changes)
 }
 
 /// A manifest's text; nothing for any other file.
@@ -141,6 +158,9 @@ fn shown(old: &str, new: &str) -> String {
     // A whole new or removed manifest is named, not poured out.
     if old.is_empty() || new.is_empty() {
         return String::new();
+    }
+    if old == new {
+        return "(only its mode, owner or origin)".to_owned();
     }
     let (old, new) = (redacted(old), redacted(new));
     if old == new {
@@ -197,6 +217,8 @@ mod tests {
         assert!(!text.contains(&a) && !text.contains(&b), "{text}");
         let text = shown(&manifest(&a, "one"), &manifest(&b, "one"));
         assert!(text.contains("only its secrets"), "{text}");
+        let text = shown(&manifest(&a, "one"), &manifest(&a, "one"));
+        assert!(text.contains("only its mode"), "{text}");
         assert_eq!(redacted(&manifest("latest", "é")), manifest("latest", "é"));
     }
 }

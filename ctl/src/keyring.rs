@@ -8,16 +8,18 @@ use shared::documents::{GroupKey, GroupKeys, KeyringContent, open_keyring, seal_
 use shared::limits;
 use shared::names::{EnvironmentName, GroupName};
 use shared::store::{
-    Backoff, ETag, Fetched, ObjectStore, PutCondition, StoreErrorKind, keys, with_retries,
+    Backoff, ETag, Fetched, ObjectStore, PutCondition, StoreError, StoreErrorKind, keys,
+    with_retries,
 };
 use shared::trust::sign::{RepositoryKeys, sign_root};
 use shared::trust::{KeyringMark, ReleaseTarget};
 use shared::wrap::KeyWrap;
 
 use crate::context::Context;
+use crate::exit::mistake;
 
 /// How often a lost race is tried again.
-const RACES: usize = 8;
+const RACES: u32 = 8;
 
 /// The keyring as it was read or written.
 #[derive(Debug, Clone)]
@@ -33,7 +35,8 @@ pub struct Keyring {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the keyring in the bucket is {found}, but release {release} of group {group} was made with {published}: an old \
-     keyring was put back. Restore the newer object version of {} (the bucket keeps versions), then try again",
+     keyring was put back, or somebody publishes with a newer one at this moment. Try again; if it stays so, restore \
+     the newer object version of {} (the bucket keeps versions)",
     keys::KEYRING
 )]
 pub struct KeyringRolledBack {
@@ -114,13 +117,36 @@ pub async fn read(context: &Context) -> anyhow::Result<Option<Keyring>> {
     }))
 }
 
+/// Reads the keyring for a verb that makes nothing: none where nothing was ever published.
+///
+/// # Errors
+/// [`KeyringGone`], and as [`read`].
+pub async fn read_existing(context: &Context) -> anyhow::Result<Option<Keyring>> {
+    let found = read(context).await?;
+    if found.is_none() && holds_releases(context).await? {
+        return Err(KeyringGone.into());
+    }
+    Ok(found)
+}
+
+/// As [`read_existing`], for a verb that has nothing to do without one.
+///
+/// # Errors
+/// A [`crate::exit::Mistake`] where nothing was ever published, and as [`read_existing`].
+pub async fn read_required(context: &Context) -> anyhow::Result<Keyring> {
+    read_existing(context).await?.ok_or_else(|| {
+        mistake("there is no keyring, so nothing is published yet: `platformctl publish` first")
+    })
+}
+
 /// Reads the keyring, making it, or the keys of a new group, where they are missing. Losing a race against another
 /// operator loses nothing: what the other wrote is read and completed.
 ///
 /// # Errors
 /// [`KeyringGone`]; a store that fails, a keyring that cannot be opened, or a race lost again and again.
 pub async fn read_or_create(context: &Context) -> anyhow::Result<Keyring> {
-    for _ in 0..RACES {
+    let mut last: Option<StoreError> = None;
+    for race in 1..=RACES {
         let mut found = read(context).await?;
         if found.is_none() && holds_releases(context).await? {
             // Another operator may have made it, and published, between the two looks.
@@ -153,14 +179,31 @@ pub async fn read_or_create(context: &Context) -> anyhow::Result<Keyring> {
             &recovery,
             condition,
         );
-        if let Some(keyring) = sealed.await? {
-            return Ok(keyring);
+        match sealed.await? {
+            Written::Done(keyring) => return Ok(*keyring),
+            Written::Lost => last = None,
+            Written::Unanswered(error) => {
+                last = Some(error);
+                tokio::time::sleep(Backoff::INTERACTIVE.pause(race)).await;
+            }
         }
     }
-    bail!("other operators changed the keyring {RACES} times in a row; try again")
+    match last {
+        Some(error) => Err(error).context("cannot write the keyring"),
+        None => bail!("other operators changed the keyring {RACES} times in a row; try again"),
+    }
 }
 
-/// Writes the keyring; none where somebody else wrote first.
+/// How a write of the keyring ended.
+enum Written {
+    Done(Box<Keyring>),
+    /// Somebody else wrote first.
+    Lost,
+    /// It may have happened: the next read tells.
+    Unanswered(StoreError),
+}
+
+/// Writes the keyring.
 async fn write(
     store: &dyn ObjectStore,
     wrap: &dyn KeyWrap,
@@ -168,7 +211,7 @@ async fn write(
     version: u64,
     recovery_recipients: &[String],
     condition: PutCondition,
-) -> anyhow::Result<Option<Keyring>> {
+) -> anyhow::Result<Written> {
     let bytes = seal_keyring(content, version, wrap, recovery_recipients)
         .await
         .context("cannot encrypt the keyring")?;
@@ -177,14 +220,13 @@ async fn write(
         .put(keys::KEYRING, Bytes::from(bytes), condition)
         .await
     {
-        Ok(etag) => Ok(Some(Keyring {
+        Ok(etag) => Ok(Written::Done(Box::new(Keyring {
             content: content.clone(),
             mark: KeyringMark { version, sha256 },
             etag,
-        })),
-        Err(e) if e.kind == StoreErrorKind::Conflict => Ok(None),
-        // The answer may have been lost after the write: the next read tells.
-        Err(e) if e.kind.is_transient() => Ok(None),
+        }))),
+        Err(e) if e.kind == StoreErrorKind::Conflict => Ok(Written::Lost),
+        Err(e) if e.kind.is_transient() => Ok(Written::Unanswered(e)),
         Err(e) => Err(e).context("cannot write the keyring"),
     }
 }

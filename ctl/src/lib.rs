@@ -21,6 +21,7 @@ pub mod exit;
 pub mod keyring;
 pub mod lint;
 pub mod output;
+mod patient_wrap;
 pub mod publish;
 pub mod release;
 pub mod render;

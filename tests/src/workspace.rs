@@ -20,6 +20,7 @@ use shared::names::GroupName;
 use shared::trust::{
     StoreTransport, TrustError, TrustStore, Trusted, metadata_url, refresh, targets_url,
 };
+use shared::wrap::LocalWrap;
 use tempfile::TempDir;
 
 /// The bucket's name in every environment here.
@@ -170,6 +171,8 @@ impl Operator {
             root.join(format!("environments/{name}.tfvars")),
             environment_file(endpoint, name),
         )?;
+        // As `dev up` does; a colleague has it already.
+        LocalWrap::create_file_if_needed(&root.join(WRAP_KEY))?;
         let context = Context::open(root, name).await?;
         Ok(Self { directory, context })
     }

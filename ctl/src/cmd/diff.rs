@@ -24,7 +24,7 @@ pub(super) struct DiffArgs {
 impl DiffArgs {
     pub(super) async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
         let context = Context::open(directory, &self.environment.environment).await?;
-        let keyring = keyring::read(&context).await?;
+        let keyring = keyring::read_existing(&context).await?;
         let mut differs = false;
         for group in context.workspace.select(&self.groups)? {
             let keys = keyring.as_ref().and_then(|k| k.content.groups.get(&group));
@@ -33,7 +33,10 @@ impl DiffArgs {
                 Some(keyring) if keys.is_some() => {
                     let published = read_published(&context, keyring, &group).await?;
                     match published.current() {
-                        Some(target) => Some(published_release(&context, target).await?),
+                        Some(target) => {
+                            keyring.check_against(target)?;
+                            Some(published_release(&context, target).await?)
+                        }
                         None => None,
                     }
                 }

@@ -59,7 +59,12 @@ enum Verb {
 #[derive(Debug, Clone, Args)]
 struct EnvironmentArg {
     /// The environment: environments/NAME.tfvars.
-    #[arg(short = 'e', long = "environment", value_name = "NAME")]
+    #[arg(
+        short = 'e',
+        long = "environment",
+        value_name = "NAME",
+        env = "PLATFORM_ENVIRONMENT"
+    )]
     environment: String,
 }
 

@@ -5,6 +5,8 @@
 //! the numbers it burned are skipped by the next one.
 
 mod good;
+mod memory_lock;
+mod newest;
 mod plan;
 mod reads;
 mod repository;
@@ -145,7 +147,28 @@ async fn renew(
                     expires: uploader.expires(),
                 });
             }
-            upload::Uploaded::Burned => number = following(number)?,
+            upload::Uploaded::Burned => {
+                number = after_burned(context, keyring, group, number).await?.0;
+            }
+        }
+    }
+}
+
+/// The number to go on with after `number` was taken, and the release of the newest document, whose keyring must not be
+/// newer than ours.
+async fn after_burned(
+    context: &Context,
+    keyring: &Keyring,
+    group: &GroupName,
+    number: ReleaseNumber,
+) -> anyhow::Result<(ReleaseNumber, Option<ReleaseTarget>)> {
+    match newest::newest(context, keyring, group).await? {
+        None => Ok((following(number)?, None)),
+        Some(newest) => {
+            if let Some(release) = &newest.release {
+                keyring.check_against(release)?;
+            }
+            Ok((following(number.max(newest.number))?, newest.release))
         }
     }
 }

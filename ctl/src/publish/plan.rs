@@ -5,13 +5,14 @@ use anyhow::Context as _;
 use indicatif::ProgressBar;
 use jiff::Timestamp;
 use shared::bundle::pack;
-use shared::names::GroupName;
+use shared::names::{GroupName, ReleaseNumber};
 
+use super::newest::newest;
 use super::repository::remember;
 use super::upload::{Uploaded, Uploader};
 use super::{
-    Choices, Publication, Published, following, good, read_published, relist, renew_if_due,
-    seal_release,
+    Choices, Publication, Published, after_burned, following, good, read_published, relist,
+    renew_if_due, seal_release,
 };
 use crate::context::Context;
 use crate::exit::mistake;
@@ -37,6 +38,9 @@ pub struct Planned {
     content: Content,
     digest: String,
     published: Published,
+    /// The first number that may be free.
+    number: ReleaseNumber,
+    choices: Choices,
 }
 
 /// Renders and checks each group, and looks at what is published of each. The keyring is made where there is none, after
@@ -85,17 +89,31 @@ impl Planned {
     ) -> anyhow::Result<Self> {
         let digest = content.digest(keyring.group(group)?)?;
         let published = read_published(context, keyring, group).await?;
-        if let Some(current) = published.current() {
-            keyring.check_against(current)?;
+        let mut replaced = published.current().cloned();
+        let mut number = published.next_number();
+        if replaced.is_none() {
+            // Without a timestamp and without a memory of one: what was ever published still counts.
+            if let Some(newest) = newest(context, keyring, group).await? {
+                number = following(newest.number)?;
+                replaced = newest.release;
+            }
+        }
+        if let Some(release) = &replaced {
+            keyring.check_against(release)?;
         }
         let planned = Self {
             group: group.clone(),
             content,
             digest,
             published,
+            number,
+            choices,
         };
         if !planned.is_unchanged() {
-            planned.check(choices)?;
+            planned.check_not_empty(replaced.is_some())?;
+            // The packed length is known only by packing.
+            let release = planned.content.number(number)?;
+            pack(&release).map_err(|e| mistake(format!("group {group}: {e}")))?;
         }
         Ok(planned)
     }
@@ -111,18 +129,14 @@ impl Planned {
         current.is_some_and(|c| c.custom.content == self.digest)
     }
 
-    fn check(&self, choices: Choices) -> anyhow::Result<()> {
+    fn check_not_empty(&self, replaces: bool) -> anyhow::Result<()> {
         let group = &self.group;
-        let stops_pods = self.content.has_no_manifest() && self.published.current().is_some();
-        if stops_pods && !choices.allow_empty {
+        if replaces && self.content.has_no_manifest() && !self.choices.allow_empty {
             return Err(mistake(format!(
                 "group {group} would run nothing: no template of manifests/{group} renders to a manifest, and every \
                  static pod of its nodes would stop. Publish with --allow-empty if that is meant"
             )));
         }
-        // The packed length is known only by packing.
-        let release = self.content.number(self.published.next_number())?;
-        pack(&release).map_err(|e| mistake(format!("group {group}: {e}")))?;
         Ok(())
     }
 
@@ -144,7 +158,7 @@ impl Planned {
         let good = good::good_release(context, keyring, group, published).await?;
         bar.inc(1);
         let uploader = Uploader::new(context, keyring.group(group)?, group, published);
-        let mut number = published.next_number();
+        let mut number = self.number;
         loop {
             bar.set_message("encrypting and signing");
             let sealed =
@@ -166,7 +180,11 @@ impl Planned {
                         bytes: sealed.target.length,
                     });
                 }
-                Uploaded::Burned => number = following(number)?,
+                Uploaded::Burned => {
+                    let (next, release) = after_burned(context, keyring, group, number).await?;
+                    self.check_not_empty(release.is_some())?;
+                    number = next;
+                }
             }
         }
     }
