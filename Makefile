@@ -12,7 +12,7 @@ AGENT_MAX_MIB := 12
 PLATFORMCTL := $(TARGET)/debug/platformctl
 IMAGE := platform
 CARGO_DENY_VERSION := 0.20.2
-SCRIPTS := run.kube .ci/run tests/setup.sh agent/check-static.sh
+SCRIPTS := run.kube .ci/run tests/setup.sh agent/check-static.sh $(wildcard agent/dist/libexec/*)
 
 export CARGO_TARGET_DIR := $(TARGET)
 # Where the tests find the Python tools that tests/setup.sh installs.
