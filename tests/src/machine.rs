@@ -116,7 +116,6 @@ impl Machine {
     ///
     /// # Panics
     /// After a panic in another holder.
-    #[must_use]
     pub fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
