@@ -187,7 +187,7 @@ fn what_coreos_cloudinit_would_ignore_is_refused() {
 #[test]
 fn too_large_names_its_largest_parts() {
     let padding = "x".repeat(MAX_BYTES);
-    let template = format!("{OURS}    - name: big.service\n      content: {padding}\n");
+    let template = format!("{OURS}  - name: big.service\n    content: {padding}\n");
     let error = with(&template, "secure", &dev()).unwrap_err().to_string();
     assert!(
         error.contains("the largest parts are big.service (16384), "),
