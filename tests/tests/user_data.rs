@@ -22,7 +22,7 @@ use tokio::process::Command;
 
 const AGENT: &[u8] =
     b"#!/bin/sh\necho an agent of some length, so that half of it is something else\n";
-const BOOT: &str = "/opt/platform/platform-boot";
+const BOOT: &str = "/etc/platform-agent/platform-boot";
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/golden/user-data");
 /// How long the program may take on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
@@ -205,6 +205,12 @@ async fn a_reboot_downgrades_nothing() {
     assert_eq!(fs::read(disk.agent()).unwrap(), b"#!/bin/sh\necho newer\n");
     assert_eq!(machine.asked("/bootstrap/"), 1);
     assert_eq!(disk.facts(), expected_facts());
+    // Where an interrupted update has left only the former one, the guard before the agent puts it back.
+    let former = disk.agent().with_file_name("platform-agent.old");
+    fs::rename(disk.agent(), &former).unwrap();
+    disk.boots(&machine).await;
+    assert_eq!(machine.asked("/bootstrap/"), 1);
+    fs::remove_file(&former).unwrap();
     // An empty file is no agent.
     program(&disk.agent(), b"");
     disk.boots(&machine).await;
@@ -381,7 +387,7 @@ async fn the_programs_pass_shellcheck() {
         let path = directory.path().join(name);
         fs::write(
             &path,
-            written(&rendered("compute"), &format!("/opt/platform/{name}")),
+            written(&rendered("compute"), &format!("/etc/platform-agent/{name}")),
         )
         .unwrap();
         let output = Command::new(&shellcheck).arg(&path).output().await.unwrap();

@@ -17,7 +17,8 @@ pub const EMBEDDED: &[(&str, &str)] = &[
     ),
 ];
 
-/// Programs of `agent/dist/libexec` that go to `/opt/platform`, by name: what starts before the agent.
+/// Programs of `agent/dist/libexec` that go to `/etc/platform-agent`, by name: what starts before the agent.
+/// A program that is added there is added here and to [`DIST`]; a test says so.
 pub const PROGRAMS: &[&str] = &["platform-boot"];
 
 macro_rules! dist {

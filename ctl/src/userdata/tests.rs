@@ -81,7 +81,7 @@ fn units_and_programs_are_those_of_the_agents_distribution() {
                     Some((unit, _)) => config.unit(unit).unwrap().drop_ins[0].1.clone(),
                     None => config.unit(unit).unwrap().content.clone().unwrap(),
                 },
-                Some(("libexec", _)) => written(&config, &format!("/opt/platform/{name}")),
+                Some(("libexec", _)) => written(&config, &format!("/etc/platform-agent/{name}")),
                 _ => written(&config, &format!("/etc/{path}")),
             };
             assert_eq!(found, compact(source), "{path}");
