@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests and `make lint` need beside cargo; may be run again at any time. Root, or a user with sudo.
-#   tests/setup.sh           age, tar's zstd, shellcheck (Debian), and moto, boto3, tuf (PyPI, in a venv of their own)
+#   tests/setup.sh           age, tar's zstd, shellcheck, curl, jq, systemd (Debian), and moto, boto3, tuf (PyPI, in a venv of their own)
 #   tests/setup.sh --bench   also the tools that `make bench` compares with: aws, s3cmd, rclone; and strace
 # A tool that can't be had is named on standard error; then the tests that need it say so and skip, unless
 # PLATFORM_REQUIRE_TOOLS=1, with which this script and those tests fail.
@@ -78,6 +78,9 @@ python_tools() {
 debian age
 debian zstd
 debian shellcheck
+debian curl
+debian jq
+debian systemd-analyze systemd
 debian python3
 python_tools "$tools/venv" tests/requirements.txt
 if [ "$bench" -eq 1 ]; then

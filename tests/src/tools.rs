@@ -63,3 +63,22 @@ pub fn python_with(module: &str) -> Option<PathBuf> {
     skipped(&format!("the Python module {module}"));
     None
 }
+
+/// A curl that signs requests to AWS (7.86 or later signs what user data needs). Missing, it is handled as by [`find`].
+///
+/// # Panics
+///
+/// As [`find`].
+#[must_use]
+pub fn curl_with_sigv4() -> Option<PathBuf> {
+    let curl = find("curl")?;
+    let version = Command::new(&curl).arg("--version").output().ok()?;
+    let version = String::from_utf8_lossy(&version.stdout);
+    let number = version.split(' ').nth(1).unwrap_or_default();
+    let mut parts = number.split('.').map(|part| part.parse().unwrap_or(0_u32));
+    if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (7, 86) {
+        return Some(curl);
+    }
+    skipped(&format!("a curl of 7.86 or later (this one is {number})"));
+    None
+}

@@ -23,7 +23,7 @@ use crate::exit::Outcome;
     after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 it differs (diff, status)."
 )]
 pub struct Cli {
-    /// Where environments/, manifests/ and secrets/ are looked for.
+    /// Where environments/, manifests/, cloudinit/ and secrets/ are looked for.
     #[arg(long, global = true, value_name = "DIR", default_value = ".")]
     directory: PathBuf,
     /// More of what happens, on standard error (RUST_LOG overrides).
@@ -35,9 +35,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Write out a working directory: the environments' sample and the manifests' templates.
+    /// Write out a working directory: the environments' sample, and the templates of manifests and user data.
     Init(init::InitArgs),
-    /// Render an environment's manifests into a directory.
+    /// Render an environment's manifests, and its groups' user data, into a directory.
     Build(build::BuildArgs),
     /// Check an environment's files offline, by kubelet's own rules.
     Lint(lint::LintArgs),
@@ -83,7 +83,7 @@ impl Cli {
         let directory = self.directory;
         match self.verb {
             Verb::Init(args) => args.run(&directory),
-            Verb::Build(args) => args.run(&directory),
+            Verb::Build(args) => args.run(&directory).await,
             Verb::Lint(args) => args.run(&directory),
             Verb::Diff(args) => args.run(&directory).await,
             Verb::Publish(args) => args.run(&directory).await,
