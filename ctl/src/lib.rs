@@ -1,7 +1,7 @@
 //! platformctl: renders, signs, encrypts and publishes releases, and shows what the nodes made of them.
 //!
 //! `env` reads an environment, `render` makes the files of a release from templates, `lint` checks them offline,
-//! `release` puts them together, `keyring` holds the operator's secrets, `publish` signs and uploads, `status` reads
+//! `release` puts them together, `keyring` holds the operator's secrets, `pki` makes the cluster's,
 //! what nodes report, `dev` is the embedded default. `cmd` holds one file a verb, `output` writes to the terminal.
 
 #![cfg_attr(
@@ -21,6 +21,7 @@ pub mod exit;
 pub mod keyring;
 pub mod lint;
 pub mod output;
+pub mod pki;
 pub mod publish;
 pub mod release;
 pub mod render;

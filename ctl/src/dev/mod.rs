@@ -3,6 +3,5 @@
 pub mod credentials;
 pub mod demo;
 pub mod nodes;
-pub mod pki;
 pub mod store;
 pub mod up;
