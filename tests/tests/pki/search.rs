@@ -41,7 +41,7 @@ fn is_public(path: &str) -> bool {
         let fits = |(part, wanted): (&&str, &&str)| *wanted == "*" || part == wanted;
         parts.len() == pattern.len() && parts.iter().zip(&pattern).all(fits)
     };
-    PUBLIC.iter().chain(&ALSO_PUBLIC).any(|p| matches(p))
+    PUBLIC.iter().chain(&ALSO_PUBLIC).any(matches)
 }
 
 /// Every private text of the keyring by its path in it.
