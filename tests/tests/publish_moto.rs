@@ -9,7 +9,6 @@ use std::process::{Command, Stdio};
 
 use bytes::Bytes;
 use ctl::context::{Context, Workspace};
-use ctl::dev::pki::write_secrets_if_needed;
 use ctl::diff::published_release;
 use ctl::publish::{Choices, Publication, PublishRace, STEPS, plan, read_published};
 use ctl::{keyring, output};
@@ -58,7 +57,6 @@ async fn create_key(moto: &Moto) -> String {
 fn lay_out(moto: &Moto, key: &str) -> TempDir {
     let directory = TempDir::new().unwrap();
     write_manifests(directory.path()).unwrap();
-    write_secrets_if_needed(directory.path()).unwrap();
     fs::create_dir(directory.path().join("environments")).unwrap();
     let text = format!(
         r#"aws_account              = "123456789012"

@@ -48,7 +48,8 @@ impl BuildArgs {
             for warning in warnings {
                 output::note(warning.to_string());
             }
-            let rendered = render(&render_input(&workspace, group)?)?;
+            let input = render_input(&workspace, &group, None, Timestamp::now())?;
+            let rendered = render(&input)?;
             let target = out.join(group.as_str()).join("manifests");
             clear(&target)?;
             for (name, bytes) in &rendered.manifests {

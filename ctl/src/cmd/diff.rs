@@ -24,13 +24,18 @@ pub(super) struct DiffArgs {
 impl DiffArgs {
     pub(super) async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
         let context = Context::open(directory, &self.environment.environment).await?;
-        let keyring = keyring::read_existing(&context).await?;
+        let now = Timestamp::now();
+        // As a publish would have it; nothing is written.
+        let draft = keyring::draft(&context, now).await?;
+        let keyring = draft.found();
+        for change in draft.changes() {
+            output::line(format!("keyring: a publish will have {change}"));
+        }
         let mut differs = false;
         for group in context.workspace.select(&self.groups)? {
-            let keys = keyring.as_ref().and_then(|k| k.content.groups.get(&group));
-            let (content, _) = prepare(&context.workspace, &group, keys, Timestamp::now())?;
-            let current = match &keyring {
-                Some(keyring) if keys.is_some() => {
+            let (content, _) = prepare(&context.workspace, &group, Some(draft.content()), now)?;
+            let current = match keyring {
+                Some(keyring) if keyring.content.groups.contains_key(&group) => {
                     let published = read_published(&context, keyring, &group).await?;
                     match published.current() {
                         Some(target) => {

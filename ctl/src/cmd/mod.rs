@@ -8,6 +8,7 @@ mod init;
 mod lint;
 mod publish;
 mod refresh;
+mod secrets;
 mod status;
 
 use std::path::PathBuf;
@@ -49,6 +50,8 @@ enum Verb {
     Refresh(refresh::RefreshArgs),
     /// Show each node's release, phase, last error and the age of its report.
     Status(status::StatusArgs),
+    /// Files of your own that a pod needs, encrypted in the keyring and delivered with the next release.
+    Secrets(secrets::SecretsArgs),
     /// The embedded default: a store and nodes on this machine.
     Dev(dev::DevArgs),
     /// Print a completion script for a shell.
@@ -89,6 +92,7 @@ impl Cli {
             Verb::Publish(args) => args.run(&directory).await,
             Verb::Refresh(args) => args.run(&directory).await,
             Verb::Status(args) => args.run(&directory).await,
+            Verb::Secrets(args) => args.run(&directory).await,
             Verb::Dev(args) => args.run(&directory).await,
             Verb::Completions(args) => Ok(args.run()),
         }

@@ -38,6 +38,9 @@ impl PublishArgs {
         let plans = plan(&context, &groups, choices)
             .await
             .context("nothing was published")?;
+        for made in &plans.made {
+            output::note(format!("keyring: {made}"));
+        }
         for warning in &plans.warnings {
             output::note(warning.to_string());
         }

@@ -123,9 +123,6 @@ pub async fn up(workspace: Workspace, options: UpOptions) -> anyhow::Result<()> 
     let listen = listen_address(&workspace)?;
     let agent = find_agent(options.agent)?;
     let store = start_store(&workspace, listen).await?;
-    if super::pki::write_secrets_if_needed(&workspace.directory)? {
-        output::line("made throw-away certificates in secrets/, since there was none");
-    }
     let context = Context::of(workspace).await?;
     let settings = NodeSettings {
         agent,

@@ -50,6 +50,17 @@ impl<'a> SecretPaths<'a> {
                 ));
             };
             let Some(owner) = self.owner(&volume.path) else {
+                let named = parse_secret_dir_path(&volume.path);
+                if let Some((pod, _)) = named.filter(|_| self.input.stand_ins) {
+                    report(
+                        Severity::Warning,
+                        format!("pod {pod} has no secret files here"),
+                        Some(
+                            "unless the keyring holds some (`platformctl secrets`), a publish fails",
+                        ),
+                    );
+                    continue;
+                }
                 let message = format!("there is no secret directory {}", volume.path);
                 report(
                     Severity::Error,
@@ -115,13 +126,15 @@ impl<'a> SecretPaths<'a> {
                             "--{} names {prefix}{file}, and there is no such file",
                             flag.name
                         );
-                        let help = format!("put it into secrets/{}/{owner}/", self.input.group);
-                        findings.push(Finding::in_field(
-                            Severity::Error,
-                            &flag.path,
-                            message,
-                            Some(help),
-                        ));
+                        let mut help = format!("put it into secrets/{}/{owner}/", self.input.group);
+                        let severity = match self.input.stand_ins {
+                            true => Severity::Warning,
+                            false => Severity::Error,
+                        };
+                        if self.input.stand_ins {
+                            help.push_str(", unless the keyring holds it (`platformctl secrets`)");
+                        }
+                        findings.push(Finding::in_field(severity, &flag.path, message, Some(help)));
                     }
                 }
             }

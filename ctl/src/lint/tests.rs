@@ -12,6 +12,7 @@ fn files(entries: &[(&str, &str)]) -> BTreeMap<String, SecretFile> {
     let file = |text: &str| SecretFile {
         bytes: SecretBytes::new(text.as_bytes().to_vec()),
         mode: 0o600,
+        owner: (0, 0),
     };
     entries
         .iter()
@@ -35,6 +36,7 @@ fn input(templates: &[(&str, String)], secrets: Secrets) -> RenderInput {
         templates: set,
         values: json!({"environment": "dev"}),
         secrets,
+        stand_ins: false,
     }
 }
 
@@ -316,6 +318,7 @@ fn the_embedded_manifests_are_clean() {
             templates: TemplateSet::embedded(),
             values,
             secrets,
+            stand_ins: false,
         };
         assert_eq!(shown(&input), [""; 0], "{group}");
     }

@@ -154,6 +154,25 @@ async fn renew(
     }
 }
 
+/// The release that was signed last for a group: the current one, or, where there is no timestamp to say which that is,
+/// the one of the newest targets document.
+///
+/// # Errors
+/// As [`read_published`] and a bucket that cannot be listed.
+pub(crate) async fn last_signed(
+    context: &Context,
+    keyring: &Keyring,
+    group: &GroupName,
+) -> anyhow::Result<Option<ReleaseTarget>> {
+    let published = read_published(context, keyring, group).await?;
+    match published.current() {
+        Some(current) => Ok(Some(current.clone())),
+        None => Ok(newest::newest(context, keyring, group)
+            .await?
+            .and_then(|newest| newest.release)),
+    }
+}
+
 /// The number to go on with after `number` was taken, and the release of the newest document, whose keyring must not be
 /// newer than ours.
 async fn after_burned(

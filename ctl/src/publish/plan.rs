@@ -25,6 +25,8 @@ use crate::release::{Content, prepare};
 pub struct Plans {
     /// The keyring, made if there was none.
     pub keyring: Keyring,
+    /// What was missing or due in it and was made, a line each.
+    pub made: Vec<String>,
     /// What lint warns of.
     pub warnings: Vec<Finding>,
     /// The groups in the order of publishing.
@@ -43,28 +45,24 @@ pub struct Planned {
     choices: Choices,
 }
 
-/// Renders and checks each group, and looks at what is published of each. The keyring is made where there is none, after
-/// all files were found to be right.
+/// Renders and checks each group, and looks at what is published of each. The keyring is made, or brought up to date,
+/// after all files were found to be right.
 ///
 /// # Errors
-/// As [`Planned::new`], [`prepare`] and [`keyring::read_or_create`]; nothing is published then.
+/// As [`Planned::new`], [`prepare`], [`keyring::draft`] and [`keyring::Draft::commit`]; nothing is published then.
 pub async fn plan(
     context: &Context,
     groups: &[GroupName],
     choices: Choices,
 ) -> anyhow::Result<Plans> {
-    for group in groups {
-        prepare(&context.workspace, group, None, Timestamp::now())?;
-    }
-    let keyring = keyring::read_or_create(context).await?;
+    let (draft, prepared, keyring) = checked(context, groups).await?;
     let mut plans = Plans {
         keyring,
+        made: draft,
         warnings: Vec::new(),
         groups: Vec::new(),
     };
-    for group in groups {
-        let keys = plans.keyring.group(group)?;
-        let (content, warnings) = prepare(&context.workspace, group, Some(keys), Timestamp::now())?;
+    for (group, (content, warnings)) in groups.iter().zip(prepared) {
         let planned = Planned::new(context, &plans.keyring, group, content, choices)
             .await
             .with_context(|| format!("group {group} cannot be published"))?;
@@ -72,6 +70,28 @@ pub async fn plan(
         plans.groups.push(planned);
     }
     Ok(plans)
+}
+
+type Prepared = (Content, Vec<Finding>);
+
+/// Checks each group's files with the keyring as it will be, and writes that only then.
+async fn checked(
+    context: &Context,
+    groups: &[GroupName],
+) -> anyhow::Result<(Vec<String>, Vec<Prepared>, Keyring)> {
+    let mut races = keyring::Races::default();
+    loop {
+        let now = Timestamp::now();
+        let draft = keyring::draft(context, now).await?;
+        let prepared = groups
+            .iter()
+            .map(|group| prepare(&context.workspace, group, Some(draft.content()), now))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let made = draft.changes().to_vec();
+        if let Some(keyring) = races.after(draft.commit(context).await?).await? {
+            return Ok((made, prepared, keyring));
+        }
+    }
 }
 
 impl Planned {
@@ -87,7 +107,11 @@ impl Planned {
         content: Content,
         choices: Choices,
     ) -> anyhow::Result<Self> {
-        let digest = content.digest(keyring.group(group)?)?;
+        anyhow::ensure!(
+            !content.has_stand_ins(),
+            "group {group} was rendered without the keyring, which is never published"
+        );
+        let digest = content.digest(keyring.group(group)?, &keyring.content.recovery_recipients)?;
         let published = read_published(context, keyring, group).await?;
         let mut replaced = published.current().cloned();
         let mut number = published.next_number();

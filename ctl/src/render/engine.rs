@@ -7,7 +7,7 @@ use shared::check::yaml::parse_document;
 
 use super::template::Template;
 use super::templates::manifest_name;
-use super::{RenderErrors, RenderFailure, RenderInput, Rendered, canonical};
+use super::{RenderErrors, RenderFailure, RenderInput, Rendered, UNKNOWN_DIGEST, canonical};
 
 /// Renders one group to canonical manifests.
 ///
@@ -70,9 +70,13 @@ pub fn render_texts(input: &RenderInput) -> (BTreeMap<String, String>, Vec<Rende
 
 /// The digest of each pod's secret directory; a pod without files has none.
 pub fn secret_dirs(input: &RenderInput) -> BTreeMap<String, String> {
+    let digest = |files| match input.stand_ins {
+        true => UNKNOWN_DIGEST.to_owned(),
+        false => digest_of(files),
+    };
     let with_files = input.secrets.iter().filter(|(_, files)| !files.is_empty());
     with_files
-        .map(|(pod, files)| (pod.clone(), digest_of(files)))
+        .map(|(pod, files)| (pod.clone(), digest(files)))
         .collect()
 }
 
@@ -89,6 +93,7 @@ mod tests {
         let file = SecretFile {
             bytes: SecretBytes::new(b"secret".to_vec()),
             mode: 0o600,
+            owner: (0, 0),
         };
         pods.iter()
             .map(|pod| {
@@ -110,6 +115,7 @@ mod tests {
             templates,
             values,
             secrets: secrets(pods),
+            stand_ins: false,
         }
     }
 
@@ -132,7 +138,27 @@ mod tests {
             templates: TemplateSet::embedded(),
             values,
             secrets: secrets(pods),
+            stand_ins: false,
         }
+    }
+
+    #[test]
+    fn without_the_keyring_no_digest_is_told_and_no_pod_is_missing() {
+        let sources = [(
+            "a.yaml.j2",
+            "a: {{ secret_dir('a') }}\nb: {{ secret_dir('b') }}\n",
+        )];
+        let mut input = input(&sources, json!({}), &["a"]);
+        input.stand_ins = true;
+        let rendered = render(&input).unwrap();
+        let text = String::from_utf8(rendered.manifests["a.yaml"].clone()).unwrap();
+        for pod in ["a", "b"] {
+            let path = format!("/etc/kubernetes/secrets/{pod}/{UNKNOWN_DIGEST}");
+            assert!(text.contains(&path), "{text}");
+        }
+        assert_eq!(rendered.secret_dirs["a"], UNKNOWN_DIGEST);
+        input.stand_ins = false;
+        assert_eq!(failures(&input).len(), 1);
     }
 
     #[test]

@@ -27,9 +27,15 @@ pub struct RenderInput {
     pub templates: TemplateSet,
     /// The environment's facts, an object; `group` is added. Never a secret: rendered text is shown to people.
     pub values: serde_json::Value,
-    /// What `secrets/<group>/` holds, a pod's files by name.
+    /// Each pod's secret files by name.
     pub secrets: Secrets,
+    /// Whether the files made from the keyring are stand-ins, because the keyring was not read. Then no digest of a
+    /// secret directory is known, and [`UNKNOWN_DIGEST`] stands in each path.
+    pub stand_ins: bool,
 }
+
+/// What is rendered in the place of a digest that only a keyring could tell.
+pub const UNKNOWN_DIGEST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// What rendering one group gives.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use ctl::diff::published_release;
 use ctl::publish::{Choices, plan};
-use ctl::release::{prepare, render_input};
+use ctl::release::prepare;
 use ctl::render::secret_dirs;
 use jiff::Timestamp;
 use platform_tests::workspace::{Bucket, Operator, carry_out, group, refresh_as_node};
@@ -63,9 +63,9 @@ async fn the_first_publish_is_verified_opened_and_equal() {
         let packed = open(&bytes, &identity, limits::BUNDLE_BYTES).unwrap();
         let release = unpack(packed.expose()).unwrap();
 
-        let group_keys = keyring.group(&group).unwrap();
         let workspace = &operator.context.workspace;
-        let (content, _) = prepare(workspace, &group, Some(group_keys), Timestamp::now()).unwrap();
+        let known = Some(&keyring.content);
+        let (content, _) = prepare(workspace, &group, known, Timestamp::now()).unwrap();
         assert_eq!(release, content.number(number(1)).unwrap());
         assert!(!content.has_no_manifest());
         let other = WrapContext {
@@ -122,8 +122,8 @@ async fn a_changed_secret_is_a_release_that_names_a_new_directory() {
             published_release(&operator.context, current).await.unwrap()
         }
     };
-    let dirs = || secret_dirs(&render_input(&operator.context.workspace, &secure).unwrap());
-    let (first, old) = (published(1).await, dirs());
+    let dirs = async || secret_dirs(&operator.render_input(&secure).await.unwrap());
+    let (first, old) = (published(1).await, dirs().await);
     operator
         .write_secret(
             "secure/kube-apiserver/audit-policy.yaml",
@@ -133,7 +133,7 @@ async fn a_changed_secret_is_a_release_that_names_a_new_directory() {
     let done = operator.publish().await.unwrap();
     assert_eq!(released(done.get("secure")), 2);
     assert!(unchanged(done.get("compute")), "{done:?}");
-    let (second, new) = (published(2).await, dirs());
+    let (second, new) = (published(2).await, dirs().await);
     assert_ne!(old["kube-apiserver"], new["kube-apiserver"]);
     let path = |digest: &str| format!("/etc/kubernetes/secrets/kube-apiserver/{digest}\"");
     let name = "kube-apiserver.yaml";
@@ -177,7 +177,6 @@ async fn a_group_that_would_run_nothing_is_asked_about_first() {
         )
         .unwrap();
     std::fs::remove_file(operator.path("manifests/compute/kube-proxy.yaml.j2")).unwrap();
-    std::fs::remove_dir_all(operator.path("secrets/compute")).unwrap();
     let before = bucket.requests();
     let error = operator.publish().await.unwrap_err();
     assert!(told(&error).contains("--allow-empty"), "{error:#}");
