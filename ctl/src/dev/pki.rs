@@ -75,9 +75,7 @@ pub fn write_secrets_if_needed(directory: &Path) -> anyhow::Result<bool> {
         &service_account.public_key_pem(),
     )?;
     write(&pod, "service-account.key", &account_key)?;
-    write(&pod, "authentication.yaml", AUTHENTICATION)?;
     write(&pod, "encryption.yaml", ENCRYPTION)?;
-    write(&pod, "audit-policy.yaml", AUDIT)?;
 
     let pod = secrets.join("secure/kube-controller-manager");
     write(&pod, "ca.crt", &cluster.pem)?;
@@ -92,7 +90,20 @@ pub fn write_secrets_if_needed(directory: &Path) -> anyhow::Result<bool> {
     write(&pod, "ca.crt", &cluster.pem)?;
     let leaf = cluster.leaf("system:kube-scheduler", &[])?;
     write(&pod, "kubeconfig", &kubeconfig(server, &cluster, &leaf))?;
-    write(&pod, "scheduler.yaml", SCHEDULER)?;
+
+    for (pod, name, user) in [
+        ("addons", "kubeconfig", "platform:addons"),
+        (
+            "addons",
+            "bootstrap.kubeconfig",
+            "platform:addons-bootstrap",
+        ),
+        ("kube-proxy", "kubeconfig", "system:kube-proxy"),
+    ] {
+        let leaf = cluster.leaf(user, &[])?;
+        let pod = secrets.join("secure").join(pod);
+        write(&pod, name, &kubeconfig(server, &cluster, &leaf))?;
+    }
 
     let pod = secrets.join("compute/kube-proxy");
     let leaf = cluster.leaf("system:kube-proxy", &[])?;
@@ -176,33 +187,10 @@ fn kubeconfig(server: &str, authority: &Authority, leaf: &Leaf) -> String {
     .to_string()
 }
 
-const AUTHENTICATION: &str = r#"apiVersion: apiserver.config.k8s.io/v1
-kind: AuthenticationConfiguration
-anonymous:
-  enabled: true
-  conditions:
-    - path: /livez
-    - path: /readyz
-    - path: /healthz
-"#;
-
 const ENCRYPTION: &str = r#"apiVersion: apiserver.config.k8s.io/v1
 kind: EncryptionConfiguration
 resources:
   - resources: [secrets]
     providers:
       - identity: {}
-"#;
-
-const AUDIT: &str = r#"apiVersion: audit.k8s.io/v1
-kind: Policy
-rules:
-  - level: Metadata
-"#;
-
-const SCHEDULER: &str = r#"apiVersion: kubescheduler.config.k8s.io/v1
-kind: KubeSchedulerConfiguration
-enableProfiling: false
-clientConnection:
-  kubeconfig: /etc/kubernetes/secrets/kubeconfig
 "#;

@@ -138,7 +138,17 @@ pub fn lint(input: &RenderInput, now: Timestamp) -> Vec<Finding> {
             findings.append(&mut document.findings);
         }
     }
-    findings.extend(objects::check(&texts.addons));
+    findings.extend(objects::check(&texts));
+    findings.extend(texts.replaced.iter().map(|(dir, name)| Finding {
+        severity: Severity::Warning,
+        file: format!("secrets/{}/{dir}/{name}", input.group),
+        line: None,
+        path: None,
+        message: "takes the place of the file that a template makes".to_owned(),
+        help: Some(
+            "change the template instead: what is no secret can be reviewed there".to_owned(),
+        ),
+    }));
     findings.extend(check_set(&pods).into_iter().map(|problem| Finding {
         severity: Severity::Error,
         file: format!(
@@ -212,6 +222,11 @@ impl Document {
                 ..finding
             });
         }
+    }
+
+    /// The line of the file on which the object's name stands.
+    fn line_of_name(&self) -> usize {
+        self.lines_before + self.scan.line_of("metadata.name").unwrap_or(1)
     }
 
     /// What can be seen only before the text is parsed.

@@ -1,6 +1,6 @@
 //! Strict rendering: what a template does not know is an error with file and line, and all of them are reported.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shared::check::secret_dir::{SecretBytes, SecretFile, digest_of};
 use shared::check::yaml::{YamlProblem, parse_document};
@@ -38,6 +38,8 @@ pub struct Texts {
     pub node: NodeFile,
     /// Every file of every secret directory, rendered or not.
     pub secrets: Secrets,
+    /// Templates' files in whose place a secret file of the same directory and name stands.
+    pub replaced: BTreeSet<(String, String)>,
     /// The digest of each secret directory.
     pub secret_dirs: BTreeMap<String, String>,
 }
@@ -78,7 +80,8 @@ pub fn render(input: &RenderInput) -> Result<Rendered, RenderErrors> {
         rendered.host.extend(bytes.map(|b| (path.clone(), b)));
     }
     for (dir, name, text, bytes) in texts.secret_files() {
-        if let Some(bytes) = take(text, bytes) {
+        let is_replaced = texts.replaced.contains(&(dir.to_owned(), name.clone()));
+        if let Some(bytes) = take(text, bytes).filter(|_| !is_replaced) {
             let files = rendered.files.entry(dir.to_owned()).or_default();
             files.insert(name.clone(), template_file(bytes));
         }
@@ -137,12 +140,11 @@ pub fn render_texts(input: &RenderInput) -> (Texts, Vec<RenderFailure>) {
             texts.addons.extend(text.map(|text| (name.clone(), text)));
         }
     }
-    let clashes = texts.merge_secrets(input);
+    texts.merge_secrets(input);
     for (name, source) in &templates.pods {
         let text = text_of(format!("{group}/{name}"), source, Some(&texts.secret_dirs));
         texts.pods.extend(text.map(|text| (name.clone(), text)));
     }
-    failures.extend(clashes);
     (texts, failures)
 }
 
@@ -165,23 +167,15 @@ impl Texts {
         files.chain(addons)
     }
 
-    /// Brings what the templates made and what is secret together; a file can't be both.
-    fn merge_secrets(&mut self, input: &RenderInput) -> Vec<RenderFailure> {
-        let mut clashes = Vec::new();
+    /// Brings what the templates made and what is secret together.
+    fn merge_secrets(&mut self, input: &RenderInput) {
         let mut secrets = input.secrets.clone();
+        let mut replaced = BTreeSet::new();
         for (dir, name, text, bytes) in self.secret_files() {
             let files = secrets.entry(dir.to_owned()).or_default();
+            // An operator's own file takes the place of a template's.
             if files.contains_key(name) {
-                clashes.push(RenderFailure {
-                    file: format!("{}.j2", text.file),
-                    line: None,
-                    path: None,
-                    message: format!("{dir} already has a file {name}, which is a secret"),
-                    help: Some(format!(
-                        "remove one of them; an operator's own would be secrets/{}/{dir}/{name}",
-                        input.group
-                    )),
-                });
+                replaced.insert((dir.to_owned(), name.clone()));
                 continue;
             }
             // Text that can't be emitted is told by whoever emits it; here any bytes do.
@@ -189,11 +183,11 @@ impl Texts {
             files.insert(name.clone(), template_file(bytes));
         }
         self.secrets = secrets;
+        self.replaced = replaced;
         let with_files = self.secrets.iter().filter(|(_, files)| !files.is_empty());
         self.secret_dirs = with_files
             .map(|(pod, files)| (pod.clone(), digest_of(files)))
             .collect();
-        clashes
     }
 }
 
@@ -271,7 +265,7 @@ mod tests {
     fn embedded(group: &str, pods: &[&str]) -> RenderInput {
         let values = json!({
             "environment": "dev", "kubernetes_version": "1.36.3",
-            "service_cidr": "10.96.0.0/12", "pod_cidr": "10.244.0.0/16",
+            "service_cidr": "10.96.0.0/12", "pod_cidr": "10.244.0.0/16", "aws_region": "eu-west-1",
         });
         RenderInput {
             group: group.to_owned(),
@@ -287,11 +281,25 @@ mod tests {
             "etcd",
             "kube-apiserver",
             "kube-controller-manager",
+            "kube-proxy",
             "kube-scheduler",
+            "addons",
         ];
         let secure = render(&embedded("secure", &pods)).unwrap();
-        assert_eq!(secure.manifests.len(), 4);
-        assert_eq!(secure.secret_dirs.len(), 4);
+        assert_eq!(secure.manifests.len(), 6);
+        // Each pod's own, and the addons' objects.
+        assert_eq!(secure.secret_dirs.len(), 7);
+        let paths: Vec<String> = secure.by_path().into_keys().collect();
+        for path in [
+            "host/kubelet/config.yaml",
+            "secrets/addons-objects/coredns.yaml",
+            "secrets/kube-apiserver/audit-policy.yaml",
+        ] {
+            assert!(
+                paths.iter().any(|p| p == path),
+                "{path} is not in {paths:?}"
+            );
+        }
         let api = String::from_utf8(secure.manifests.get("kube-apiserver.yaml").unwrap().clone())
             .unwrap();
         assert!(api.contains("registry.k8s.io/kube-apiserver:v1.36.3"));
@@ -300,12 +308,11 @@ mod tests {
             secure.secret_dirs["kube-apiserver"]
         )));
 
-        assert_eq!(
-            render(&embedded("compute", &["kube-proxy"]))
-                .unwrap()
-                .manifests
-                .len(),
-            1
+        let compute = render(&embedded("compute", &["kube-proxy"])).unwrap();
+        assert_eq!(compute.manifests.len(), 1);
+        assert!(
+            !compute.files.contains_key(ADDONS_OBJECTS),
+            "no pod applies them here"
         );
     }
 
@@ -374,6 +381,144 @@ mod tests {
         let after = render(&input).unwrap();
         assert_ne!(before.manifests["a.yaml"], after.manifests["a.yaml"]);
         assert_eq!(before.manifests["b.yaml"], after.manifests["b.yaml"]);
+    }
+
+    /// One template in each place, of which one at a time is broken.
+    #[test]
+    fn a_mistake_in_any_kind_of_template_is_told_with_its_file_and_line() {
+        let places = [
+            ("addons/dns.yaml.j2", "a: {{ envronment }}\n"),
+            ("secure/a.yaml.j2", "a: {{ envronment }}\n"),
+            ("secure/addons.yaml.j2", "a: {{ envronment }}\n"),
+            ("secure/files/a/config.yaml.j2", "a: {{ envronment }}\n"),
+            (
+                "secure/host/kubelet/config.yaml.j2",
+                "a: {{ envronment }}\n",
+            ),
+        ];
+        for (broken, bad) in places {
+            let mut templates = TemplateSet::default();
+            for (path, _) in places {
+                templates.add(path, if path == broken { bad } else { "a: 1\n" });
+            }
+            let mut input = input(&[], json!({"environment": "dev"}), &[]);
+            input.templates = templates;
+            assert_eq!(
+                failures(&input),
+                [format!(
+                    "{broken}:1: `envronment` is undefined (did you mean `environment`?)"
+                )]
+            );
+        }
+    }
+
+    #[test]
+    fn what_renders_and_is_no_yaml_is_told_for_every_kind() {
+        let mut input = input(&[("addons.yaml.j2", "a: 1\n")], json!({}), &[]);
+        for path in [
+            "addons/dns.yaml.j2",
+            "secure/files/a/config.yaml.j2",
+            "secure/host/kubelet/config.yaml.j2",
+        ] {
+            input.templates.add(path, "a: 1\nb: [\n");
+        }
+        input.templates.add("secure/host/plain.conf.j2", "b: [\n");
+        let found = failures(&input);
+        let files: Vec<&str> = found.iter().filter_map(|f| f.split(':').next()).collect();
+        let expected = [
+            "secure/host/kubelet/config.yaml",
+            "secure/files/a/config.yaml",
+            "addons/dns.yaml",
+        ];
+        assert_eq!(files, expected, "{found:#?}");
+    }
+
+    #[test]
+    fn an_operators_file_takes_the_place_of_a_templates() {
+        let mut input = input(&[("a.yaml.j2", "a: 1\n")], json!({}), &["a"]);
+        input
+            .templates
+            .add("secure/files/a/key.j2", "from the template");
+        input
+            .templates
+            .add("secure/files/a/other.j2", "from the template");
+        let (texts, _) = render_texts(&input);
+        assert_eq!(texts.secrets["a"]["key"].bytes.expose(), b"secret");
+        let rendered = render(&input).unwrap();
+        let own: Vec<&String> = rendered.files["a"].keys().collect();
+        assert_eq!(own, ["other"]);
+    }
+
+    #[test]
+    fn a_changed_file_of_a_pod_changes_that_pods_manifest_only() {
+        let sources = [
+            ("a.yaml.j2", "p: {{ secret_dir('a') }}\n"),
+            ("b.yaml.j2", "p: {{ secret_dir('b') }}\n"),
+        ];
+        let mut input = input(&sources, json!({}), &["b"]);
+        input
+            .templates
+            .add("secure/files/a/config.yaml.j2", "x: 1\n");
+        let before = render(&input).unwrap();
+        // Neither a comment nor white space is a change.
+        input
+            .templates
+            .add("secure/files/a/config.yaml.j2", "# why\nx:  1\n");
+        assert_eq!(before, render(&input).unwrap());
+        input
+            .templates
+            .add("secure/files/a/config.yaml.j2", "x: 2\n");
+        let after = render(&input).unwrap();
+        assert_ne!(before.manifests["a.yaml"], after.manifests["a.yaml"]);
+        assert_eq!(before.manifests["b.yaml"], after.manifests["b.yaml"]);
+    }
+
+    #[test]
+    fn a_changed_addon_changes_the_pod_that_applies_them_only() {
+        let sources = [
+            ("addons.yaml.j2", "p: {{ secret_dir('addons-objects') }}\n"),
+            ("b.yaml.j2", "p: {{ secret_dir('b') }}\n"),
+        ];
+        let mut input = input(&sources, json!({}), &["b"]);
+        input
+            .templates
+            .add("addons/dns.yaml.j2", "kind: A\n---\nkind: B\n");
+        let before = render(&input).unwrap();
+        let dns = before.files[ADDONS_OBJECTS]["dns.yaml"]
+            .bytes
+            .expose()
+            .to_vec();
+        let list: Value = serde_json::from_slice(&dns).unwrap();
+        assert_eq!(list["items"], json!([{"kind": "A"}, {"kind": "B"}]));
+        input.templates.add("addons/dns.yaml.j2", "kind: A\n");
+        let after = render(&input).unwrap();
+        assert_ne!(
+            before.manifests["addons.yaml"],
+            after.manifests["addons.yaml"]
+        );
+        assert_eq!(before.manifests["b.yaml"], after.manifests["b.yaml"]);
+    }
+
+    #[test]
+    fn addresses_are_counted_from_the_networks_own() {
+        let sources = [("a.yaml.j2", "a: {{ address('10.0.0.0/24', 10) }}\n")];
+        let rendered = render(&input(&sources, json!({}), &[])).unwrap();
+        assert_eq!(
+            rendered.manifests["a.yaml"],
+            b"{\n  \"a\": \"10.0.0.10\"\n}\n"
+        );
+        for bad in [
+            "address('10.0.0.0/30', 10)",
+            "address('10.0.0.1/24', 1)",
+            "address('x', 1)",
+        ] {
+            let source = format!("a: {{{{ {bad} }}}}\n");
+            let found = failures(&input(&[("a.yaml.j2", &source)], json!({}), &[]));
+            assert!(
+                found.len() == 1 && found[0].starts_with("secure/a.yaml.j2:1: `"),
+                "{found:?}"
+            );
+        }
     }
 
     #[test]
