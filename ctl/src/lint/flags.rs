@@ -41,6 +41,11 @@ const LISTS: &[(&str, Source, &str)] = &[
         Source::Binary,
         include_str!("flags/kube-scheduler.txt"),
     ),
+    (
+        "kubectl",
+        Source::Knowledge,
+        include_str!("flags/kubectl.txt"),
+    ),
     ("kubelet", Source::Binary, include_str!("flags/kubelet.txt")),
 ];
 

@@ -265,7 +265,7 @@ mod tests {
     fn embedded(group: &str, pods: &[&str]) -> RenderInput {
         let values = json!({
             "environment": "dev", "kubernetes_version": "1.36.3",
-            "service_cidr": "10.96.0.0/12", "pod_cidr": "10.244.0.0/16", "aws_region": "eu-west-1",
+            "service_cidr": "10.96.0.0/12", "pod_cidr": "10.244.0.0/16", "aws_region": "eu-west-1", "secure_asg_min": 3,
         });
         RenderInput {
             group: group.to_owned(),

@@ -9,6 +9,8 @@ mod addons;
 mod canonical;
 mod embedded;
 mod engine;
+#[cfg(test)]
+mod golden;
 mod node_file;
 mod secrets;
 mod template;
