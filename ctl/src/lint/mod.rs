@@ -20,7 +20,7 @@ use shared::check::manifest::{PodSummary, check_manifest};
 use shared::check::set::check_set;
 use shared::check::yaml::parse_document;
 
-use crate::render::{RenderInput, Secrets, canonical, is_yaml, render_texts};
+use crate::render::{RenderInput, Secrets, Texts, canonical, is_yaml, render_texts};
 use scan::{Scan, Style, scan};
 use secret_paths::SecretPaths;
 use serde_json::Value;
@@ -138,6 +138,7 @@ pub fn lint(input: &RenderInput, now: Timestamp) -> Vec<Finding> {
             findings.append(&mut document.findings);
         }
     }
+    findings.extend(check_secret_configuration(&input.group, &texts));
     findings.extend(objects::check(&texts));
     findings.extend(texts.replaced.iter().map(|(dir, name)| Finding {
         severity: Severity::Warning,
@@ -304,6 +305,28 @@ impl Document {
             }
         }
     }
+}
+
+/// Configuration files that are secret, or an operator's own: their fields, and never what is in one.
+fn check_secret_configuration(group: &str, texts: &Texts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (dir, files) in &texts.secrets {
+        for (name, file) in files.iter().filter(|(name, _)| is_yaml(name)) {
+            let place = (dir.clone(), name.clone());
+            let is_rendered = texts.files.contains_key(&place) && !texts.replaced.contains(&place);
+            // What a parser says of a file may quote it.
+            let Ok(value) = parse_document(file.bytes.expose()) else {
+                continue;
+            };
+            if !is_rendered {
+                findings.extend(fields::check(&value).into_iter().map(|finding| Finding {
+                    file: format!("secrets/{group}/{dir}/{name}"),
+                    ..finding
+                }));
+            }
+        }
+    }
+    findings
 }
 
 fn check_secrets(group: &str, secrets: &Secrets, now: Timestamp) -> Vec<Finding> {

@@ -424,6 +424,33 @@ fn fields_of_configuration_files_are_checked_where_they_stand() {
 }
 
 #[test]
+fn fields_of_secret_configuration_are_checked_and_its_values_not_told() {
+    let text = "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n\
+                - resources: [secrets]\n  providers:\n  - secretbox: {kyes: [{name: a, secret: hunter2}]}\n";
+    let secrets = Secrets::from([("a".to_owned(), files(&[("encryption.yaml", text)]))]);
+    let mount = mounting("{{ secret_dir('a') }}", "Directory").replace("--config=/s/config, ", "");
+    let found = shown(&input(&[("a.yaml.j2", pod("a", &mount))], secrets));
+    let error = "error: secrets/secure/a/encryption.yaml: resources[0].providers[0].secretbox.kyes: \
+                 SecretboxConfiguration has no such field";
+    assert!(found.iter().any(|f| f.starts_with(error)), "{found:#?}");
+    assert!(!format!("{found:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_mistake_in_node_yaml_is_told_with_its_field() {
+    let mut input = input(&[("a.yaml.j2", pod("a", ""))], Secrets::new());
+    let text = "restarts:\n  - {unit: kubelt.service, on: [host/kubelet]}\n";
+    input.templates.add("secure/node.yaml", text);
+    assert_eq!(
+        shown(&input),
+        [
+            "error: secure/node.yaml: restarts[0].unit: \"kubelt.service\" is no unit that an agent restarts\n  \
+             help: did you mean kubelet.service?"
+        ]
+    );
+}
+
+#[test]
 fn a_secret_in_the_place_of_a_templates_file_is_a_warning() {
     let secrets = Secrets::from([("a".to_owned(), files(&[("config", "x")]))]);
     let mut input = input(&[("a.yaml.j2", pod("a", ""))], secrets);
