@@ -1,12 +1,12 @@
-//! What a publish would change. Manifests are shown line by line; of every other file only that it differs, since it
-//! may be a secret and a digest of a short secret is as good as the secret: so the digests that manifests name in
+//! What a publish would change. Manifests and rendered host files are shown line by line; of every other file only that it
+//! differs, since it may be a secret and a digest of a short secret is as good as the secret: so the digests that manifests name in
 //! their paths are not shown either.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context as _, anyhow};
-use shared::bundle::{FileEntry, Index, Release, open, unpack};
+use shared::bundle::{FileEntry, Index, Origin, Release, open, unpack};
 use shared::check::secret_dir::SECRETS_ROOT;
 use shared::digest::Sha256Digest;
 use shared::limits;
@@ -28,7 +28,7 @@ pub struct Change {
     /// A file's path, or the part of the index.
     what: String,
     kind: Kind,
-    /// A unified diff, for a manifest.
+    /// A unified diff, for a file whose text is shown.
     text: String,
 }
 
@@ -143,9 +143,17 @@ pub fn compare(published: Option<&Release>, content: &Content) -> anyhow::Result
     Ok(changes)
 }
 
-/// A manifest's text; nothing for any other file.
+/// The text of a manifest or of a host file that a template made; nothing for any other file.
 fn text_of(release: Option<&Release>, path: &EntryPath) -> String {
-    if !matches!(path.place(), Place::Manifest(_)) {
+    let is_shown = match path.place() {
+        Place::Manifest(_) => true,
+        Place::Host(_) => release.is_some_and(|r| {
+            let entry = r.index().files.iter().find(|entry| entry.path == *path);
+            entry.is_some_and(|entry| entry.origin == Origin::Template)
+        }),
+        _ => false,
+    };
+    if !is_shown {
         return String::new();
     }
     release

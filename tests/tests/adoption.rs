@@ -50,9 +50,11 @@ async fn what_platformctl_publishes_is_on_every_disk_and_reported() -> Result {
     assert_eq!(
         names,
         [
+            "addons.yaml",
             "etcd.yaml",
             "kube-apiserver.yaml",
             "kube-controller-manager.yaml",
+            "kube-proxy.yaml",
             "kube-scheduler.yaml"
         ]
     );

@@ -87,7 +87,7 @@ fn amend_for_n_plus_1(operator: &Operator) -> anyhow::Result<()> {
     // A changed secret, whose pod's manifest changes with the directory it names; two of web's change together.
     operator.write_secret(
         "secure/kube-scheduler/scheduler.yaml",
-        "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n",
+        SCHEDULER_CONFIGURATION,
     )?;
     operator.write_secret("secure/web/token", "web's second\n")?;
     operator.write_secret("secure/web/key", "web's other key\n")?;
@@ -96,6 +96,10 @@ fn amend_for_n_plus_1(operator: &Operator) -> anyhow::Result<()> {
     fs::remove_file(operator.path(&format!("manifests/secure/{}.yaml.j2", RENAMED_BEFORE.file)))?;
     write_pod(operator, SECURE, &RENAMED_AFTER)
 }
+
+/// An operator's own, in the place of the template's.
+const SCHEDULER_CONFIGURATION: &str =
+    "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
 
 impl Stage {
     async fn set() -> anyhow::Result<Self> {

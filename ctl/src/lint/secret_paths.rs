@@ -8,20 +8,23 @@ use shared::check::secret_dir::{SECRETS_ROOT, parse_secret_dir_path};
 
 use super::flags::{containers, flags_of};
 use super::{Finding, Severity};
-use crate::render::{RenderInput, secret_dirs};
+use crate::render::{ADDONS_OBJECTS, ADDONS_POD, Texts};
 
 /// A group's secret directories, and which of them were seen mounted.
 pub(super) struct SecretPaths<'a> {
-    input: &'a RenderInput,
-    digests: BTreeMap<String, String>,
+    group: &'a str,
+    /// Whether the keyring was not read: then what is not here may be there.
+    stand_ins: bool,
+    texts: &'a Texts,
     mounted: BTreeSet<String>,
 }
 
 impl<'a> SecretPaths<'a> {
-    pub(super) fn new(input: &'a RenderInput) -> Self {
+    pub(super) fn new(group: &'a str, stand_ins: bool, texts: &'a Texts) -> Self {
         Self {
-            input,
-            digests: secret_dirs(input),
+            group,
+            stand_ins,
+            texts,
             mounted: BTreeSet::new(),
         }
     }
@@ -29,7 +32,10 @@ impl<'a> SecretPaths<'a> {
     /// The pod whose secret directory `path` is; `None` when there is no such directory.
     fn owner<'p>(&self, path: &'p str) -> Option<&'p str> {
         let (pod, digest) = parse_secret_dir_path(path)?;
-        self.digests.get(pod).filter(|known| *known == digest)?;
+        self.texts
+            .secret_dirs
+            .get(pod)
+            .filter(|known| *known == digest)?;
         Some(pod)
     }
 
@@ -51,7 +57,7 @@ impl<'a> SecretPaths<'a> {
             };
             let Some(owner) = self.owner(&volume.path) else {
                 let named = parse_secret_dir_path(&volume.path);
-                if let Some((pod, _)) = named.filter(|_| self.input.stand_ins) {
+                if let Some((pod, _)) = named.filter(|_| self.stand_ins) {
                     report(
                         Severity::Warning,
                         format!("pod {pod} has no secret files here"),
@@ -70,7 +76,8 @@ impl<'a> SecretPaths<'a> {
                 continue;
             };
             self.mounted.insert(owner.to_owned());
-            if owner != pod.name {
+            let is_own = owner == pod.name || (owner == ADDONS_OBJECTS && pod.name == ADDONS_POD);
+            if !is_own {
                 let message = format!(
                     "pod {} mounts the secrets of {owner}; a pod should see only its own",
                     pod.name
@@ -111,7 +118,7 @@ impl<'a> SecretPaths<'a> {
                 let Some(owner) = owners.get(text("name")) else {
                     continue;
                 };
-                let files = self.input.secrets.get(*owner);
+                let files = self.texts.secrets.get(*owner);
                 let prefix = format!("{}/", text("mountPath").trim_end_matches('/'));
                 for flag in flags_of(&path, container) {
                     let Some(file) = flag
@@ -126,12 +133,12 @@ impl<'a> SecretPaths<'a> {
                             "--{} names {prefix}{file}, and there is no such file",
                             flag.name
                         );
-                        let mut help = format!("put it into secrets/{}/{owner}/", self.input.group);
-                        let severity = match self.input.stand_ins {
+                        let mut help = format!("put it into secrets/{}/{owner}/", self.group);
+                        let severity = match self.stand_ins {
                             true => Severity::Warning,
                             false => Severity::Error,
                         };
-                        if self.input.stand_ins {
+                        if self.stand_ins {
                             help.push_str(", unless the keyring holds it (`platformctl secrets`)");
                         }
                         findings.push(Finding::in_field(severity, &flag.path, message, Some(help)));
@@ -145,13 +152,14 @@ impl<'a> SecretPaths<'a> {
     /// Secret files that no manifest mounts: they would be shipped to every node for nothing.
     pub(super) fn check_unused(&self) -> Vec<Finding> {
         let unused = self
-            .digests
+            .texts
+            .secret_dirs
             .keys()
             .filter(|pod| !self.mounted.contains(*pod));
         unused
             .map(|pod| Finding {
                 severity: Severity::Warning,
-                file: format!("secrets/{}/{pod}", self.input.group),
+                file: format!("secrets/{}/{pod}", self.group),
                 line: None,
                 path: None,
                 message: "no manifest mounts these files".to_owned(),

@@ -9,14 +9,16 @@ use shared::documents::{Authority, AuthorityName, Certified, Pki, Rotating};
 use shared::names::GroupName;
 use shared::secret::SecretBytes;
 
-use super::configuration::{DEFAULTS, bootstrap_secrets, encryption};
-use super::kubeconfig::{User, kubeconfig};
+use super::configuration::{bootstrap_secrets, encryption};
+use super::kubeconfig::{Trust, User, kubeconfig};
 use super::{Names, PkiError};
 use crate::env::SECURE;
-use crate::render::Secrets;
+use crate::render::{ADDONS_OBJECTS, Secrets};
 
 /// Where the agent keeps the certificate of a secure node's kubelet, with its key in the same file.
 const KUBELET_CLIENT: &str = "/var/lib/platform-agent/kubelet/kubelet-client.pem";
+/// Where a node finds the cluster's authority: what `host/kubelet/ca.crt` of a release becomes.
+const HOST_CA: &str = "/etc/kubernetes/host/kubelet/ca.crt";
 /// Root's alone.
 const MODE: u32 = 0o600;
 
@@ -25,9 +27,7 @@ const MODE: u32 = 0o600;
 pub struct Delivery {
     /// Each pod's files, made from the keyring.
     pub pods: Secrets,
-    /// Each pod's configuration that an operator's file of the same name replaces. Nothing in it is secret.
-    pub defaults: Secrets,
-    /// Files at fixed paths of a release (`host/…`, `addons/…`), made from the keyring.
+    /// Files at fixed paths of a release (`host/…`), made from the keyring.
     pub fixed: BTreeMap<String, SecretFile>,
 }
 
@@ -95,7 +95,6 @@ impl<'a> Maker<'a> {
             bytes_of(accounts.current.key.expose()),
         );
         self.put(pod, "encryption.yaml", encryption(&self.pki.encryption));
-        self.defaults(pod);
         Ok(())
     }
 
@@ -123,7 +122,6 @@ impl<'a> Maker<'a> {
         let pod = "kube-scheduler";
         let cluster = self.bundle(AuthorityName::Cluster)?;
         self.put(pod, "ca.crt", bytes_of(&cluster));
-        self.defaults(pod);
         self.put_kubeconfig(pod, "kubeconfig", &Names::local_api_url(), "kube-scheduler")
     }
 
@@ -132,7 +130,7 @@ impl<'a> Maker<'a> {
         self.put_kubeconfig("addons", "kubeconfig", &api, "addons")?;
         self.put_kubeconfig("addons", "bootstrap.kubeconfig", &api, "addons-bootstrap")?;
         let tokens = bootstrap_secrets(&self.pki.bootstrap);
-        self.put_fixed("addons/bootstrap-token.yaml", tokens);
+        self.put(ADDONS_OBJECTS, "bootstrap-token.yaml", tokens);
         Ok(())
     }
 
@@ -143,7 +141,7 @@ impl<'a> Maker<'a> {
     fn secure_host(&mut self) -> Result<(), PkiError> {
         self.host_ca()?;
         let user = User::File(KUBELET_CLIENT);
-        let file = self.kubeconfig(&Names::local_api_url(), user)?;
+        let file = self.host_kubeconfig(&Names::local_api_url(), user);
         self.put_fixed("host/kubelet/kubeconfig", file);
         Ok(())
     }
@@ -151,7 +149,7 @@ impl<'a> Maker<'a> {
     fn worker_host(&mut self) -> Result<(), PkiError> {
         self.host_ca()?;
         let user = User::Token(&self.pki.bootstrap.current);
-        let file = self.kubeconfig(&self.names.internal_api_url(), user)?;
+        let file = self.host_kubeconfig(&self.names.internal_api_url(), user);
         self.put_fixed("host/kubelet/bootstrap.kubeconfig", file);
         Ok(())
     }
@@ -161,14 +159,6 @@ impl<'a> Maker<'a> {
         let cluster = self.bundle(AuthorityName::Cluster)?;
         self.put_fixed("host/kubelet/ca.crt", bytes_of(&cluster));
         Ok(())
-    }
-
-    fn defaults(&mut self, of: &str) {
-        for (pod, name, text) in DEFAULTS {
-            if pod == of {
-                insert(&mut self.made.defaults, pod, name, bytes_of(text));
-            }
-        }
     }
 
     fn authority(&self, name: AuthorityName) -> Result<&'a Rotating<Authority>, PkiError> {
@@ -187,7 +177,13 @@ impl<'a> Maker<'a> {
 
     fn kubeconfig(&self, server: &str, user: User<'_>) -> Result<SecretBytes, PkiError> {
         let trusted = self.bundle(AuthorityName::Cluster)?;
-        Ok(kubeconfig(&self.names.environment, server, &trusted, user))
+        let trust = Trust::Embedded(&trusted);
+        Ok(kubeconfig(&self.names.environment, server, trust, user))
+    }
+
+    fn host_kubeconfig(&self, server: &str, user: User<'_>) -> SecretBytes {
+        let trust = Trust::File(HOST_CA);
+        kubeconfig(&self.names.environment, server, trust, user)
     }
 
     fn put_kubeconfig(

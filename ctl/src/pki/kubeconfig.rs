@@ -18,14 +18,30 @@ pub(super) enum User<'a> {
     File(&'a str),
 }
 
-/// A kubeconfig of one cluster and one user. The CA is embedded: the controller manager hands what it finds there to
-/// every pod, and takes nothing from a file's name.
+/// Whom the user of a kubeconfig believes to be the API server.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Trust<'a> {
+    /// Certificates that the file holds. The controller manager hands what it finds there to every pod, and takes nothing
+    /// from a file's name.
+    Embedded(&'a str),
+    /// A file on the machine. A kubelet copies the cluster out of its bootstrap kubeconfig into the one that it keeps,
+    /// and must still follow a rotation.
+    File(&'a str),
+}
+
+/// A kubeconfig of one cluster and one user.
 pub(super) fn kubeconfig(
     environment: &str,
     server: &str,
-    trust_bundle: &str,
+    trust: Trust<'_>,
     user: User<'_>,
 ) -> SecretBytes {
+    let cluster = match trust {
+        Trust::Embedded(bundle) => {
+            json!({"server": server, "certificate-authority-data": STANDARD.encode(bundle)})
+        }
+        Trust::File(path) => json!({"server": server, "certificate-authority": path}),
+    };
     let user = match user {
         User::Certificate(leaf) => json!({
             "client-certificate-data": STANDARD.encode(&leaf.certificate),
@@ -39,10 +55,7 @@ pub(super) fn kubeconfig(
     text(&json!({
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": environment, "cluster": {
-            "server": server,
-            "certificate-authority-data": STANDARD.encode(trust_bundle),
-        }}],
+        "clusters": [{"name": environment, "cluster": cluster}],
         "users": [{"name": "self", "user": user}],
         "contexts": [{"name": environment, "context": {"cluster": environment, "user": "self"}}],
         "current-context": environment,

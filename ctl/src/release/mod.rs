@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use shared::bundle::{FileEntry, Index, Mode, Origin, Release};
+use shared::bundle::{FileEntry, Index, Mode, Origin, Release, Restart};
 use shared::check::secret_dir::SecretFile;
 use shared::documents::{GroupKeys, KeyringContent};
 use shared::limits;
@@ -16,7 +16,7 @@ use shared::secret::SecretBytes;
 
 use crate::context::Workspace;
 use crate::lint::{Finding, Severity, lint};
-use crate::render::{RenderInput, render};
+use crate::render::{RenderErrors, RenderInput, render};
 
 pub use order::write_order;
 pub use sources::{Sources, gather};
@@ -29,6 +29,7 @@ pub struct Content {
     entries: Vec<FileEntry>,
     bytes: BTreeMap<EntryPath, SecretBytes>,
     stand_ins: bool,
+    restarts: Vec<Restart>,
 }
 
 /// What lint found, where it keeps a release from being made.
@@ -85,8 +86,9 @@ pub fn prepare(
         entries: Vec::new(),
         bytes: BTreeMap::new(),
         stand_ins: input.stand_ins,
+        restarts: Vec::new(),
     };
-    for (pod, files) in &input.secrets {
+    for (pod, files) in input.secrets.iter().chain(&rendered.files) {
         for (name, file) in files {
             let of = (pod.clone(), name.clone());
             let origin = match sources.from_keyring.contains(&of) {
@@ -110,7 +112,13 @@ pub fn prepare(
         let file = private(SecretBytes::new(bytes.clone()));
         content.add_file(&format!("manifests/{name}"), &file, Origin::Template)?;
     }
+    for (path, bytes) in &rendered.host {
+        let file = private(SecretBytes::new(bytes.clone()));
+        content.add_file(&format!("host/{path}"), &file, Origin::Template)?;
+    }
     content.entries.sort_by_cached_key(|e| write_order(&e.path));
+    let paths = content.entries.iter().map(|entry| &entry.path);
+    content.restarts = rendered.node.restarts_for(paths).map_err(RenderErrors)?;
     // Any number does to see whether the limits are kept.
     content.number(ReleaseNumber::from(std::num::NonZeroU64::MIN))?;
     Ok((content, findings))
@@ -169,7 +177,7 @@ impl Content {
             group: self.group.clone(),
             release: number,
             files: self.entries.clone(),
-            restarts: Vec::new(),
+            restarts: self.restarts.clone(),
             artifacts: Vec::new(),
         }
     }

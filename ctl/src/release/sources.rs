@@ -64,7 +64,6 @@ pub fn gather(
     (input.secrets, _) = merge(group, &own, kept, &delivery)?;
     let mounted = mounted_pods(&input);
     delivery.pods.retain(|pod, _| mounted.contains(pod));
-    delivery.defaults.retain(|pod, _| mounted.contains(pod));
     let (secrets, from_keyring) = merge(group, &own, kept, &delivery)?;
     input.secrets = secrets;
     Ok(Sources {
@@ -87,13 +86,13 @@ fn mounted_pods(input: &RenderInput) -> BTreeSet<String> {
     let (texts, failures) = render_texts(input);
     let names = |pod: &str| {
         let path = format!("{SECRETS_ROOT}/{pod}/");
-        !failures.is_empty() || texts.values().any(|text| text.contains(&path))
+        !failures.is_empty() || texts.pods.values().any(|pod| pod.text.contains(&path))
     };
     let pods = input.secrets.keys().filter(|pod| names(pod));
     pods.cloned().collect()
 }
 
-/// Puts the sources together: an operator's file replaces a default, and no two others may have one name.
+/// Puts the sources together: no two files may have one name.
 fn merge(
     group: &GroupName,
     own: &Secrets,
@@ -139,12 +138,6 @@ fn merge(
             clashes.len(),
             clashes.join("\n  ")
         )));
-    }
-    for (pod, files) in &delivery.defaults {
-        let there = all.entry(pod.clone()).or_default();
-        for (name, file) in files {
-            there.entry(name.clone()).or_insert_with(|| file.clone());
-        }
     }
     Ok((all, from_keyring))
 }

@@ -6,7 +6,7 @@ use ctl::release::prepare;
 use ctl::render::secret_dirs;
 use jiff::Timestamp;
 use platform_tests::workspace::{Bucket, Operator, carry_out, group, refresh_as_node};
-use shared::bundle::{open, unpack};
+use shared::bundle::{FileEntry, open, unpack};
 use shared::digest::Sha256Digest;
 use shared::names::EntryPath;
 use shared::store::{Fetched, keys};
@@ -146,6 +146,42 @@ async fn a_changed_secret_is_a_release_that_names_a_new_directory() {
     ] {
         assert_eq!(manifest(&first, untouched), manifest(&second, untouched));
     }
+}
+
+#[tokio::test]
+async fn host_files_come_before_manifests_and_say_which_unit_reads_them() {
+    let bucket = Bucket::start().await.unwrap();
+    let operator = Operator::new(&bucket.endpoint()).await.unwrap();
+    operator.publish().await.unwrap();
+    let secure = group("secure");
+    let current = operator.published(&secure).await.unwrap();
+    let release = published_release(&operator.context, current.current().unwrap())
+        .await
+        .unwrap();
+    let index = release.index();
+    let config = EntryPath::new("host/kubelet/config.yaml").unwrap();
+    let restart = index.restarts.iter().find(|r| r.on.contains(&config));
+    assert_eq!(restart.unwrap().unit.as_str(), "kubelet.service");
+    let at = |prefix: &str| {
+        let files = &index.files;
+        let found = |f: &&FileEntry| f.path.as_str().starts_with(prefix);
+        files.iter().position(|f| found(&f)).unwrap()
+    };
+    assert!(at("secrets/addons-objects/") < at("manifests/"));
+    assert!(at("host/") < at("manifests/"));
+
+    let text = "restarts:\n  - {unit: kubelet.service, on: [host/kubelt]}\n";
+    std::fs::write(operator.path("manifests/secure/node.yaml"), text).unwrap();
+    let error = operator.publish().await.unwrap_err();
+    let said = format!("{error:#}");
+    assert!(
+        said.contains("secure/node.yaml: restarts[0].on[0]"),
+        "{said}"
+    );
+    assert_eq!(
+        format!("{:?}", ctl::exit::code_of(&error)),
+        format!("{:?}", std::process::ExitCode::from(2))
+    );
 }
 
 #[tokio::test]
