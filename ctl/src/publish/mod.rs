@@ -205,6 +205,8 @@ async fn seal_release(
         keyring: keyring.mark.clone(),
         published_at: Timestamp::now(),
         published_by: operator(),
+        agent: None,
+        artifacts: Vec::new(),
     };
     let sha256 = Sha256Digest::of(&sealed);
     Ok(SealedRelease {

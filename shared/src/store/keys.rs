@@ -30,6 +30,12 @@ pub fn target(group: &GroupName, digest: &Sha256Digest, name: &str) -> String {
     format!("groups/{group}/targets/{digest}.{name}")
 }
 
+/// The agent that new machines install by its digest.
+#[must_use]
+pub fn bootstrap_agent(digest: &Sha256Digest) -> String {
+    format!("bootstrap/{digest}.platform-agent")
+}
+
 /// The prefix of a group's status objects, with the slash.
 #[must_use]
 pub fn nodes_prefix(group: &GroupName) -> String {

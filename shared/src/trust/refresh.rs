@@ -10,7 +10,7 @@ use url::Url;
 
 use super::error::TrustError;
 use super::store::{REMEMBERED, ROOT, TrustStore, TrustStoreError, document_version};
-use super::target::{ReleaseTarget, TargetError};
+use super::target::{ArtifactTarget, ReleaseTarget, TargetError};
 use super::transport::Recorder;
 use crate::durable::DurableError;
 use crate::limits;
@@ -45,6 +45,7 @@ impl Expiry {
 pub struct Trusted {
     repository: Arc<Repository>,
     releases: Vec<ReleaseTarget>,
+    artifacts: Vec<ArtifactTarget>,
     expiry: Expiry,
     /// tough notes the time there at each read of a target, so it must live as long as the repository.
     _work: Arc<TempDir>,
@@ -61,6 +62,12 @@ impl Trusted {
     #[must_use]
     pub fn good(&self) -> Option<&ReleaseTarget> {
         self.releases.first()
+    }
+
+    /// The targets that are no bundles.
+    #[must_use]
+    pub fn artifacts(&self) -> &[ArtifactTarget] {
+        &self.artifacts
     }
 
     /// When the metadata expires.
@@ -169,7 +176,7 @@ where
 
     adopt(store, work.path(), &before, &recorder).map_err(TrustError::Store)?;
     let repository = loaded.map_err(|e| TrustError::Refresh(Box::new(e)))?;
-    let releases = releases(&repository).map_err(TrustError::Target)?;
+    let (releases, artifacts) = releases(&repository).map_err(TrustError::Target)?;
     let expiry = Expiry {
         root: repository.root().signed.expires,
         targets: repository.targets().signed.expires,
@@ -179,6 +186,7 @@ where
     Ok(Trusted {
         repository: Arc::new(repository),
         releases,
+        artifacts,
         expiry,
         _work: Arc::new(work),
     })
@@ -253,11 +261,15 @@ fn adopt<T>(
     Ok(())
 }
 
-fn releases(repository: &Repository) -> Result<Vec<ReleaseTarget>, TargetError> {
+fn releases(
+    repository: &Repository,
+) -> Result<(Vec<ReleaseTarget>, Vec<ArtifactTarget>), TargetError> {
     let mut releases = Vec::new();
+    let mut artifacts = Vec::new();
     for (name, target) in repository.all_targets() {
-        if let Some(release) = ReleaseTarget::read(name.raw(), target)? {
-            releases.push(release);
+        match ReleaseTarget::read(name.raw(), target)? {
+            Some(release) => releases.push(release),
+            None => artifacts.push(ArtifactTarget::read(name.raw(), target)),
         }
     }
     releases.sort_by_key(ReleaseTarget::release);
@@ -269,6 +281,6 @@ fn releases(repository: &Repository) -> Result<Vec<ReleaseTarget>, TargetError> 
                 .copied()
                 .unwrap_or(ReleaseNumber::from(std::num::NonZeroU64::MIN)),
         )),
-        None => Ok(releases),
+        None => Ok((releases, artifacts)),
     }
 }

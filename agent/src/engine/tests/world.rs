@@ -358,6 +358,8 @@ impl World {
             },
             published_at: Timestamp::UNIX_EPOCH,
             published_by: "test".into(),
+            agent: None,
+            artifacts: Vec::new(),
         };
         let target = ListedTarget {
             name: bundle_name(number),
