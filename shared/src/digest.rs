@@ -1,6 +1,7 @@
 //! SHA-256 as a value, and HMAC-SHA256 with a group's key.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -9,6 +10,10 @@ use sha2::{Digest, Sha256};
 /// A SHA-256 digest; shown and parsed as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sha256Digest([u8; 32]);
+
+/// A digest of bytes that come in pieces.
+#[derive(Clone, Default)]
+pub struct Sha256Writer(Sha256);
 
 /// The text is not 64 lower-case hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +45,47 @@ impl Sha256Digest {
     #[must_use]
     pub fn short(&self) -> String {
         hex::encode(self.0).chars().take(12).collect()
+    }
+}
+
+// === impl Sha256Writer ===
+
+impl Sha256Writer {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all of them.
+    #[must_use]
+    pub fn finish(self) -> Sha256Digest {
+        Sha256Digest(self.0.finalize().into())
+    }
+
+    /// The digest and the length of everything that `reader` gives, in constant memory.
+    ///
+    /// # Errors
+    /// What the reader says.
+    pub fn of_reader(mut reader: impl io::Read) -> io::Result<(Sha256Digest, u64)> {
+        let mut hash = Self::default();
+        let mut buffer = vec![0_u8; 64 * 1024];
+        let mut length = 0;
+        loop {
+            let n = match reader.read(&mut buffer) {
+                Ok(0) => return Ok((hash.finish(), length)),
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            };
+            hash.update(buffer.get(..n).unwrap_or_default());
+            length += n as u64;
+        }
+    }
+}
+
+impl fmt::Debug for Sha256Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sha256Writer")
     }
 }
 

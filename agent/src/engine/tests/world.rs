@@ -28,7 +28,7 @@ use shared::wrap::{KeyWrap, LocalWrap, WrapContext, WrapError, WrappedIdentity};
 use crate::clock::Clock;
 use crate::disk::{Disk, NodePaths};
 use crate::drift::DriftWatch;
-use crate::engine::{Agent, Outcome, Parts};
+use crate::engine::{Agent, Host, Outcome, Parts};
 use crate::metrics::Metrics;
 use crate::status::NodeIdentity;
 use crate::systemd::ServiceManager;
@@ -294,7 +294,18 @@ impl World {
             drift,
             metrics: Metrics::new(POLL),
             service_manager: ServiceManager::none(),
+            host: self.host(),
         })
+    }
+
+    pub(super) fn host(&self) -> Host {
+        let (root, state) = (self.dir.path().join("root"), self.dir.path().join("state"));
+        Host::plain(
+            &root,
+            &state,
+            vec!["/opt/bin".into(), "/opt/cni/bin".into()],
+        )
+        .unwrap()
     }
 
     pub(super) fn files(&self, manifest: Vec<u8>) -> Files {
