@@ -19,9 +19,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
     set -eu; \
     if [ -z "${CARGO_BUILD_JOBS:-}" ]; then unset CARGO_BUILD_JOBS; fi; \
     cargo build --locked --release -p ctl --bin platformctl; \
-    RUSTFLAGS='-C target-feature=+crt-static' \
-      cargo build --locked --profile dist --target x86_64-unknown-linux-gnu -p agent; \
-    agent/check-static.sh target/x86_64-unknown-linux-gnu/dist/platform-agent 12; \
+    make agent; \
     mkdir /out; \
     cp target/release/platformctl target/x86_64-unknown-linux-gnu/dist/platform-agent /out/
 

@@ -9,6 +9,8 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 TRIPLE := x86_64-unknown-linux-gnu
 AGENT := $(TARGET)/$(TRIPLE)/dist/platform-agent
 AGENT_MAX_MIB := 12
+# Static; relocations packed and no unwind tables (the profile aborts on a panic): 2 MiB less to store and to keep resident.
+STATIC_FLAGS := -C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs -C force-unwind-tables=no
 PLATFORMCTL := $(TARGET)/debug/platformctl
 IMAGE := platform
 CARGO_DENY_VERSION := 0.20.2
@@ -42,7 +44,7 @@ demo: agent ## build everything, then play the tour: publish, amend, attack, rep
 
 .PHONY: agent
 agent: ## build platform-agent as it goes onto nodes: static, stripped, at most 12 MiB
-	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --profile dist --target $(TRIPLE) -p agent
+	RUSTFLAGS='$(STATIC_FLAGS)' cargo build --locked --profile dist --target $(TRIPLE) -p agent
 	@agent/check-static.sh $(AGENT) $(AGENT_MAX_MIB)
 
 .PHONY: setup

@@ -99,26 +99,74 @@ pub fn sync_directory(directory: &Path) -> Result<(), DurableError> {
 /// # Errors
 /// [`DurableError`]; the old file is untouched and no temporary is left, unless the process itself died.
 pub fn write_file(path: &Path, bytes: &[u8], attributes: Attributes) -> Result<(), DurableError> {
-    let temporary = temporary_beside(path);
-    let result = fill(&temporary, bytes, attributes).and_then(|()| rename(&temporary, path));
-    if result.is_err() {
-        // Best effort: the first error is the one that matters, and a sweep at start removes what stays.
-        let _ = fs::remove_file(&temporary);
-        return result;
-    }
+    let staged = Staged::new(path, bytes, attributes)?;
+    staged.sync()?;
+    staged.publish()?;
     sync_directory(parent(path))
 }
 
-/// Puts `bytes` at `path` only where nothing is there yet; for a file inside a directory that is not visible yet.
-///
-/// # Errors
-/// [`DurableError`] where the file exists or cannot be written.
-pub fn write_new_file(
-    path: &Path,
-    bytes: &[u8],
-    attributes: Attributes,
-) -> Result<(), DurableError> {
-    fill(path, bytes, attributes)
+/// A written temporary that waits for its rename. Several files become durable together at the price of about one:
+/// stage all, sync all (the first takes the journal's commit, the others find it done), publish each, and sync their
+/// directories once. What is dropped unpublished is removed.
+#[derive(Debug)]
+pub struct Staged {
+    temporary: Option<PathBuf>,
+    path: PathBuf,
+}
+
+impl Staged {
+    /// Writes `bytes` beside `path`, not yet synced.
+    ///
+    /// # Errors
+    /// [`DurableError`]; no temporary is left.
+    pub fn new(path: &Path, bytes: &[u8], attributes: Attributes) -> Result<Self, DurableError> {
+        let staged = Self {
+            temporary: Some(temporary_beside(path)),
+            path: path.to_owned(),
+        };
+        staged.with_temporary(|temporary| write_new_file(temporary, bytes, attributes))?;
+        Ok(staged)
+    }
+
+    /// Makes the bytes durable.
+    ///
+    /// # Errors
+    /// [`DurableError`].
+    pub fn sync(&self) -> Result<(), DurableError> {
+        self.with_temporary(sync_file)
+    }
+
+    /// The directory to sync once everything in it is published.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        parent(&self.path)
+    }
+
+    /// Renames the temporary into place.
+    ///
+    /// # Errors
+    /// [`DurableError`]; the old file is untouched then.
+    pub fn publish(mut self) -> Result<(), DurableError> {
+        self.with_temporary(|temporary| rename(temporary, &self.path))?;
+        self.temporary = None;
+        Ok(())
+    }
+
+    fn with_temporary(
+        &self,
+        work: impl FnOnce(&Path) -> Result<(), DurableError>,
+    ) -> Result<(), DurableError> {
+        self.temporary.as_deref().map_or(Ok(()), work)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // Best effort: a sweep at start removes what stays.
+            let _ = fs::remove_file(temporary);
+        }
+    }
 }
 
 /// A file that is too large for memory: written piece by piece under a dot name that nobody reads, and put into its place
@@ -202,7 +250,16 @@ fn create_new(path: &Path) -> Result<File, DurableError> {
         .map_err(failed("create", path))
 }
 
-fn fill(path: &Path, bytes: &[u8], attributes: Attributes) -> Result<(), DurableError> {
+/// Puts `bytes` at `path` only where nothing is there yet, without making them durable: for a file inside a directory
+/// that is not visible yet, and that [`sync_tree`] makes durable as a whole.
+///
+/// # Errors
+/// [`DurableError`] where the file exists or cannot be written.
+pub fn write_new_file(
+    path: &Path,
+    bytes: &[u8],
+    attributes: Attributes,
+) -> Result<(), DurableError> {
     let mut file = create_new(path)?;
     // Mode before owner: a process confined to CAP_CHOWN may not chmod what it has given away.
     file.set_permissions(Permissions::from_mode(attributes.mode))
@@ -210,8 +267,30 @@ fn fill(path: &Path, bytes: &[u8], attributes: Attributes) -> Result<(), Durable
     if let Some((uid, gid)) = attributes.owner {
         fchown(&file, Some(uid), Some(gid)).map_err(failed("set the owner of", path))?;
     }
-    file.write_all(bytes).map_err(failed("write", path))?;
-    file.sync_all().map_err(failed("sync", path))
+    file.write_all(bytes).map_err(failed("write", path))
+}
+
+/// Makes the files directly in `directory` durable, and the directory itself.
+///
+/// # Errors
+/// [`DurableError`] naming what could not be read or synced.
+pub fn sync_tree(directory: &Path) -> Result<(), DurableError> {
+    let entries = fs::read_dir(directory).map_err(failed("list", directory))?;
+    for entry in entries {
+        sync_file(&entry.map_err(failed("list", directory))?.path())?;
+    }
+    sync_directory(directory)
+}
+
+fn sync_file(path: &Path) -> Result<(), DurableError> {
+    // A descriptor for reading syncs as well, and none is held for each of a thousand files.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
+        .open(path);
+    opened
+        .and_then(|file| file.sync_all())
+        .map_err(failed("sync", path))
 }
 
 fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
@@ -219,14 +298,13 @@ fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
     fs::rename(from, to).map_err(failed("rename into place", to))
 }
 
-/// Renames a finished directory to its final name and makes that durable. `to` must not exist.
+/// Renames a directory that is finished and synced, or on its way out, to another name in the same parent, which the
+/// caller syncs. `to` must not exist.
 ///
 /// # Errors
 /// [`DurableError`] naming the destination.
-pub fn publish_directory(from: &Path, to: &Path) -> Result<(), DurableError> {
-    sync_directory(from)?;
-    rename(from, to)?;
-    sync_directory(parent(to))
+pub fn rename_directory(from: &Path, to: &Path) -> Result<(), DurableError> {
+    rename(from, to)
 }
 
 /// Removes a file and makes the removal durable; a file that is gone already is fine.

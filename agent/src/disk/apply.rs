@@ -4,7 +4,10 @@
 //! manifests, removals, the ledger with the new only, and at last what no manifest names. From the second step on
 //! [`Disk::recover`] finishes the release by itself; before it nothing that anyone reads has changed.
 
+use std::collections::BTreeSet;
+
 use shared::digest::Sha256Digest;
+use shared::durable;
 use shared::names::ReleaseNumber;
 
 use super::Disk;
@@ -134,21 +137,13 @@ impl Disk {
 
     fn change(&self, checked: &CheckedRelease, plan: &Plan) -> Result<Vec<FileOutcome>, DiskError> {
         let mut work = self.work(checked);
-        for directory in &plan.create_secret_directories {
-            work.secret_directory(directory)?;
-        }
-        for entry in &plan.write_host {
-            work.host_file(entry)?;
-        }
+        work.secret_directories(&plan.create_secret_directories)?;
+        work.host_files(&plan.write_host)?;
         for take_over in &plan.take_over {
             work.take_over(take_over)?;
         }
-        for entry in &plan.write_manifests {
-            work.manifest(entry)?;
-        }
-        for path in &plan.remove_files {
-            work.remove(path)?;
-        }
+        work.manifests(&plan.write_manifests)?;
+        work.remove(&plan.remove_files)?;
         Ok(work.outcomes)
     }
 
@@ -169,6 +164,13 @@ impl Disk {
         for directory in &unused {
             remove_secret_directory(&self.paths, directory)?;
             (self.at_step)("apply::clean.directory")?;
+        }
+        // Gone for good before the ledger forgets them.
+        let pods: BTreeSet<&str> = unused.iter().map(|d| d.pod.as_str()).collect();
+        for pod in pods {
+            let at = self.paths.secrets().join(pod);
+            let at = if at.is_dir() { at } else { self.paths.secrets() };
+            durable::sync_directory(&at)?;
         }
         if let Some(committed) = self.ledger.release {
             copy::remove_others(&self.paths, committed.release)?;

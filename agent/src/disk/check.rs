@@ -102,19 +102,19 @@ pub(crate) struct WantedFile {
 
 /// Checks a release for a node with this ledger, at the time `now`.
 pub(crate) fn check(
-    release: &Release,
+    release: Release,
     ledger: &Ledger,
     now: Timestamp,
 ) -> Result<CheckedRelease, CheckError> {
-    let digests = directory_digests(release);
-    let mut problems = check_place(release, ledger);
-    let pods = check_manifests(release, &digests, &mut problems);
-    check_certificates(release, now, &mut problems);
-    check_agent_files(release, &mut problems);
+    let digests = directory_digests(&release);
+    let mut problems = check_place(&release, ledger);
+    let pods = check_manifests(&release, &digests, &mut problems);
+    check_certificates(&release, now, &mut problems);
+    check_agent_files(&release, &mut problems);
     if problems.is_empty() {
         Ok(CheckedRelease {
-            wanted: wanted(release, &digests, pods),
-            release: release.clone(),
+            wanted: wanted(&release, &digests, pods),
+            release,
         })
     } else {
         Err(CheckError {

@@ -189,7 +189,7 @@ impl Disk {
     ///
     /// # Errors
     /// [`CheckError`] with every problem found.
-    pub fn check(&self, release: &Release, now: Timestamp) -> Result<CheckedRelease, CheckError> {
+    pub fn check(&self, release: Release, now: Timestamp) -> Result<CheckedRelease, CheckError> {
         check::check(release, &self.ledger, now)
     }
 

@@ -1,5 +1,7 @@
 //! Putting back what differs from the ledger.
 
+use std::slice;
+
 use super::Disk;
 use super::check::CheckedRelease;
 use super::copy;
@@ -42,14 +44,15 @@ impl Disk {
 
         let mut work = self.work(&checked);
         let mut failures = Vec::new();
+        // One by one: what cannot be mended must not keep the rest from it.
         for directory in &plan.create_secret_directories {
-            failures.extend(work.secret_directory(directory).err());
+            failures.extend(work.secret_directories(slice::from_ref(directory)).err());
         }
         for entry in &plan.write_host {
-            failures.extend(work.host_file(entry).err());
+            failures.extend(work.host_files(slice::from_ref(entry)).err());
         }
         for entry in &plan.write_manifests {
-            failures.extend(work.manifest(entry).err());
+            failures.extend(work.manifests(slice::from_ref(entry)).err());
         }
         let report = restored(work.outcomes);
         if !obstacles.is_empty() {

@@ -318,7 +318,7 @@ fn collect(directory: &Path, prefix: &str, tree: &mut Tree) {
 /// Checks, plans and applies.
 pub(crate) fn adopt(disk: &mut Disk, draft: &Draft) -> Result<ApplyReport, DiskError> {
     let now = jiff::Timestamp::UNIX_EPOCH;
-    let checked = disk.check(&draft.release(), now).unwrap();
+    let checked = disk.check(draft.release(), now).unwrap();
     let plan = disk.plan(&checked)?;
     disk.apply(&checked, draft.bundle(), &plan)
 }

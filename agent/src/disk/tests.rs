@@ -9,7 +9,7 @@ use super::*;
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
 fn refused(disk: &Disk, draft: &Draft) -> String {
-    disk.check(&draft.release(), NOW).unwrap_err().to_string()
+    disk.check(draft.release(), NOW).unwrap_err().to_string()
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn the_same_content_under_a_new_number_changes_only_the_ledger() {
     let first = Draft::usual(1);
     let (node, mut disk) = adopted(&first);
     let second = Draft { number: 2, ..first };
-    let checked = disk.check(&second.release(), NOW).unwrap();
+    let checked = disk.check(second.release(), NOW).unwrap();
     let plan = disk.plan(&checked).unwrap();
     assert!(plan.is_empty(), "{plan:?}");
     disk.apply(&checked, second.bundle(), &plan).unwrap();
@@ -337,7 +337,7 @@ fn a_manifest_sees_only_secrets_of_its_release() {
         }
     }
     let mixed = Release::new(index, contents).unwrap();
-    let error = disk.check(&mixed, NOW).unwrap_err();
+    let error = disk.check(mixed, NOW).unwrap_err();
     assert!(
         matches!(error.problems.as_slice(), [CheckProblem::SecretPath { file, .. }] if file == "etcd.yaml"),
         "{error}"
@@ -348,13 +348,13 @@ fn a_manifest_sees_only_secrets_of_its_release() {
 fn one_number_is_one_bundle_and_one_plan_is_one_release() {
     let draft = Draft::usual(1);
     let (_node, mut disk) = adopted(&draft);
-    let checked = disk.check(&draft.release(), NOW).unwrap();
+    let checked = disk.check(draft.release(), NOW).unwrap();
     let plan = disk.plan(&checked).unwrap();
     let other = Sha256Digest::of(b"another bundle");
     let error = disk.apply(&checked, other, &plan).unwrap_err();
     assert_eq!(error.kind(), "equivocation");
     let next = Draft { number: 2, ..draft };
-    let checked = disk.check(&next.release(), NOW).unwrap();
+    let checked = disk.check(next.release(), NOW).unwrap();
     let error = disk.apply(&checked, next.bundle(), &plan).unwrap_err();
     assert_eq!(error.kind(), "stale_plan");
 }

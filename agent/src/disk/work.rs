@@ -1,11 +1,12 @@
 //! The single changes that applying and repairing are made of, with a fail point before and after each.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, lchown};
 use std::path::{Path, PathBuf};
 
-use shared::durable::{self, TEMPORARY_PREFIX};
+use shared::durable::{self, Staged, TEMPORARY_PREFIX};
 use shared::names::EntryPath;
 
 use super::AtStep;
@@ -60,36 +61,56 @@ impl Work<'_> {
         self.outcomes.push(FileOutcome { path, outcome });
     }
 
-    /// Makes a secret directory, whole before it is seen; mends one that is there and wrong, file by file: its pod has
-    /// the directory mounted, and would not see another in its place.
-    pub(crate) fn secret_directory(
+    /// Makes secret directories, each whole and durable before it is seen; mends one that is there and wrong, file by
+    /// file: its pod has the directory mounted, and would not see another in its place.
+    pub(crate) fn secret_directories(
         &mut self,
-        directory: &SecretDirectory,
+        directories: &[SecretDirectory],
     ) -> Result<(), DiskError> {
-        self.step("apply::secret-directory.before")?;
-        let at = self.paths.secret_directory(directory);
-        if fs::symlink_metadata(&at).is_ok() {
-            self.mend(directory, &at)?;
-        } else {
-            self.build(directory, &at)?;
+        let mut built = Vec::new();
+        let made = self.build_all(directories, &mut built);
+        if made.is_err() && !matches!(made, Err(DiskError::Stopped(_))) {
+            // Best effort: on a full disk the space is needed, and the first error is the one that matters.
+            for (temporary, _) in &built {
+                let _ = remove_tree(temporary);
+            }
         }
-        self.report(format!("secrets/{directory}"), Outcome::Written);
-        self.step("apply::secret-directory.after")
+        made
     }
 
-    fn build(&self, directory: &SecretDirectory, at: &Path) -> Result<(), DiskError> {
-        let temporary = temporary(at, "new", directory)?;
-        create_directory(&self.paths.secrets().join(&directory.pod), PRIVATE)?;
-        // Left by a failure earlier in this process's life.
-        remove_tree(&temporary)?;
-        let built = self.fill(directory, &temporary);
-        if built.is_err() && !matches!(built, Err(DiskError::Stopped(_))) {
-            // Best effort: on a full disk the space is needed, and the first error is the one that matters.
-            let _ = remove_tree(&temporary);
+    fn build_all<'d>(
+        &mut self,
+        directories: &'d [SecretDirectory],
+        built: &mut Vec<(PathBuf, &'d SecretDirectory)>,
+    ) -> Result<(), DiskError> {
+        for directory in directories {
+            self.step("apply::secret-directory.before")?;
+            let at = self.paths.secret_directory(directory);
+            if fs::symlink_metadata(&at).is_ok() {
+                self.mend(directory, &at)?;
+                self.report(format!("secrets/{directory}"), Outcome::Written);
+                self.step("apply::secret-directory.after")?;
+                continue;
+            }
+            let temporary = temporary(&at, "new", directory)?;
+            create_directory(&self.paths.secrets().join(&directory.pod), PRIVATE)?;
+            // Left by a failure earlier in this process's life.
+            remove_tree(&temporary)?;
+            built.push((temporary.clone(), directory));
+            self.fill(directory, &temporary)?;
         }
-        built?;
-        durable::publish_directory(&temporary, at)?;
-        Ok(())
+        for (temporary, _) in &*built {
+            durable::sync_tree(temporary)?;
+        }
+        let mut parents = BTreeSet::new();
+        for (temporary, directory) in &*built {
+            let at = self.paths.secret_directory(directory);
+            durable::rename_directory(temporary, &at)?;
+            parents.extend(at.parent().map(Path::to_owned));
+            self.report(format!("secrets/{directory}"), Outcome::Written);
+            self.step("apply::secret-directory.after")?;
+        }
+        sync_directories(&parents)
     }
 
     fn fill(&self, directory: &SecretDirectory, temporary: &Path) -> Result<(), DiskError> {
@@ -131,33 +152,47 @@ impl Work<'_> {
         Ok(durable::sync_directory(at)?)
     }
 
-    /// Writes a host file, an addon or a file of the agent's own.
-    pub(crate) fn host_file(&mut self, entry: &EntryPath) -> Result<(), DiskError> {
-        self.step("apply::host.before")?;
-        self.file(entry)?;
-        self.step("apply::host.after")
+    /// Writes host files, addons and files of the agent's own.
+    pub(crate) fn host_files(&mut self, entries: &[EntryPath]) -> Result<(), DiskError> {
+        self.files(entries, ["apply::host.before", "apply::host.after"])
     }
 
-    /// Writes a manifest.
-    pub(crate) fn manifest(&mut self, entry: &EntryPath) -> Result<(), DiskError> {
-        self.step("apply::manifest.before")?;
-        self.file(entry)?;
-        self.step("apply::manifest.after")
+    /// Writes manifests, in this order.
+    pub(crate) fn manifests(&mut self, entries: &[EntryPath]) -> Result<(), DiskError> {
+        self.files(entries, ["apply::manifest.before", "apply::manifest.after"])
     }
 
-    fn file(&mut self, entry: &EntryPath) -> Result<(), DiskError> {
-        let files = &self.checked.wanted().files;
-        let Some(file) = files.iter().find(|file| file.entry == *entry) else {
-            return Err(not_in_release(entry));
-        };
-        let (path, attributes) = (file.owned.path.clone(), attributes(&file.owned));
-        let at = self.paths.resolve(&path);
-        if let Some(parent) = at.parent() {
-            create_directory(parent, PUBLIC)?;
+    /// Everything is on the disk beside its place before the first file is renamed.
+    fn files(
+        &mut self,
+        entries: &[EntryPath],
+        [before, after]: [&'static str; 2],
+    ) -> Result<(), DiskError> {
+        let mut staged = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let files = &self.checked.wanted().files;
+            let Some(file) = files.iter().find(|file| file.entry == *entry) else {
+                return Err(not_in_release(entry));
+            };
+            let at = self.paths.resolve(&file.owned.path);
+            if let Some(parent) = at.parent() {
+                create_directory(parent, PUBLIC)?;
+            }
+            let written = Staged::new(&at, self.bytes_at(entry)?, attributes(&file.owned))?;
+            staged.push((file.owned.path.clone(), written));
         }
-        durable::write_file(&at, self.bytes_at(entry)?, attributes)?;
-        self.report(path, Outcome::Written);
-        Ok(())
+        for (_, file) in &staged {
+            file.sync()?;
+        }
+        let mut directories = BTreeSet::new();
+        for (path, file) in staged {
+            self.step(before)?;
+            directories.insert(file.directory().to_owned());
+            file.publish()?;
+            self.report(path, Outcome::Written);
+            self.step(after)?;
+        }
+        sync_directories(&directories)
     }
 
     /// Ends a pod whose name or host port another one takes.
@@ -176,12 +211,15 @@ impl Work<'_> {
         self.step("apply::take-over.after")
     }
 
-    /// Removes an owned file.
-    pub(crate) fn remove(&mut self, path: &OwnedPath) -> Result<(), DiskError> {
-        self.step("apply::remove.before")?;
-        durable::remove_file(&self.paths.resolve(path))?;
-        self.report(path, Outcome::Removed);
-        self.step("apply::remove.after")
+    /// Removes owned files.
+    pub(crate) fn remove(&mut self, paths: &[OwnedPath]) -> Result<(), DiskError> {
+        for path in paths {
+            self.step("apply::remove.before")?;
+            durable::remove_file(&self.paths.resolve(path))?;
+            self.report(path, Outcome::Removed);
+            self.step("apply::remove.after")?;
+        }
+        Ok(())
     }
 
     fn bytes_at(&self, entry: &EntryPath) -> Result<&[u8], DiskError> {
@@ -203,7 +241,8 @@ impl Work<'_> {
     }
 }
 
-/// Removes a secret directory: out of sight first, so that no one sees a part of it.
+/// Removes a secret directory: out of sight first, so that no one sees a part of it. Nothing names it any more, and
+/// what a crash leaves of it is swept, so nothing waits for the disk here.
 pub(crate) fn remove_secret_directory(
     paths: &NodePaths,
     directory: &SecretDirectory,
@@ -212,13 +251,17 @@ pub(crate) fn remove_secret_directory(
     let temporary = temporary(&at, "old", directory)?;
     remove_tree(&temporary)?;
     if at.is_dir() {
-        durable::publish_directory(&at, &temporary)?;
+        durable::rename_directory(&at, &temporary)?;
         remove_tree(&temporary)?;
     }
-    let pod = paths.secrets().join(&directory.pod);
     // Only where it is empty; another directory of the pod's is the usual case.
-    if fs::remove_dir(&pod).is_ok() {
-        durable::sync_directory(&paths.secrets())?;
+    let _ = fs::remove_dir(paths.secrets().join(&directory.pod));
+    Ok(())
+}
+
+fn sync_directories(directories: &BTreeSet<PathBuf>) -> Result<(), DiskError> {
+    for directory in directories {
+        durable::sync_directory(directory)?;
     }
     Ok(())
 }

@@ -110,7 +110,7 @@ impl Agent {
         fail::fail_point!("engine::check");
         let now = self.clock.now();
         let checked = self
-            .on_disk(move |disk| disk.check(&release, now))
+            .on_disk(move |disk| disk.check(release, now))
             .await
             .map_err(|e| Failure::task(Phase::Check, e))?
             .map_err(Failure::check)?;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tough::{ExpirationEnforcement, Limits, Repository, RepositoryLoader, Transport};
@@ -241,6 +242,7 @@ fn adopt<T>(
     {
         store.replace(ROOT, &bytes)?;
     }
+    let mut replaced: Vec<(&str, Bytes)> = Vec::new();
     for (name, old) in REMEMBERED.iter().zip(before) {
         match verified(name) {
             // tough removes what signers of rotated keys have signed: recovery from a fast-forward (§4.4).
@@ -253,12 +255,12 @@ fn adopt<T>(
                     .and_then(|v| recorder.seen(&format!("{v}.{name}")))
                     .or_else(|| recorder.seen(name));
                 if let Some(bytes) = received.filter(|b| old.as_deref() != Some(b)) {
-                    store.replace(name, &bytes)?;
+                    replaced.push((name, bytes));
                 }
             }
         }
     }
-    Ok(())
+    store.replace_all(&replaced)
 }
 
 fn releases(

@@ -3,9 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use serde_json::Value;
 
-use crate::durable::{self, Attributes, DurableError};
+use crate::durable::{self, Attributes, DurableError, Staged};
 use crate::limits;
 
 /// The file of the newest verified root.
@@ -128,6 +129,24 @@ impl TrustStore {
     pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), TrustStoreError> {
         durable::write_file(&self.directory.join(name), bytes, Attributes::mode(0o644))
             .map_err(TrustStoreError::Write)
+    }
+
+    /// Replaces documents, in this order.
+    pub(super) fn replace_all(&self, documents: &[(&str, Bytes)]) -> Result<(), TrustStoreError> {
+        if documents.is_empty() {
+            return Ok(());
+        }
+        let write = || -> Result<(), DurableError> {
+            let mode = Attributes::mode(0o644);
+            let staged = documents
+                .iter()
+                .map(|(name, bytes)| Staged::new(&self.directory.join(name), bytes, mode))
+                .collect::<Result<Vec<_>, _>>()?;
+            staged.iter().try_for_each(Staged::sync)?;
+            staged.into_iter().try_for_each(Staged::publish)?;
+            durable::sync_directory(&self.directory)
+        };
+        write().map_err(TrustStoreError::Write)
     }
 
     pub(super) fn remove(&self, name: &str) -> Result<(), TrustStoreError> {
