@@ -38,10 +38,14 @@ impl BuildArgs {
                 output::note(warning.to_string());
             }
             let rendered = render(&render_input(&workspace, &group)?)?;
-            let target = out.join(group.as_str()).join("manifests");
+            let target = out.join(group.as_str());
             clear(&target)?;
-            for (name, bytes) in &rendered.manifests {
-                let path = target.join(name);
+            for (path, bytes) in rendered.by_path() {
+                let path = target.join(path);
+                if let Some(parent) = path.parent() {
+                    std::fs::create_dir_all(parent)
+                        .with_context(|| format!("cannot make {}", parent.display()))?;
+                }
                 durable::write_file(&path, bytes, Attributes::mode(0o644))?;
                 output::line(format!("wrote {}", path.display()));
             }
@@ -50,13 +54,18 @@ impl BuildArgs {
     }
 }
 
+/// The directories that a build writes for a group.
+const PLACES: [&str; 3] = ["manifests", "secrets", "host"];
+
 /// A file of an earlier build that no template makes any more must not stay.
-fn clear(target: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(target).with_context(|| format!("cannot make {}", target.display()))?;
-    for entry in std::fs::read_dir(target)? {
-        let path = entry?.path();
-        if path.is_file() {
-            durable::remove_file(&path)?;
+fn clear(group: &Path) -> anyhow::Result<()> {
+    for place in PLACES {
+        let path = group.join(place);
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot clear {}", path.display()));
+            }
+            _ => {}
         }
     }
     Ok(())

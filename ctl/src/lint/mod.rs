@@ -2,9 +2,11 @@
 //!
 //! The rules of kubelet and of certificates are `shared::check`, the same code that the agent runs before its first
 //! write. What only a person can mend is added here: `scan` and `scalars` look at the text as it was written, `flags`
-//! at command lines, `secret_paths` at what pods mount.
+//! at command lines, `fields` at configuration files, `objects` at the addons, `secret_paths` at what pods mount.
 
+mod fields;
 mod flags;
+mod objects;
 mod scalars;
 mod scan;
 mod secret_paths;
@@ -18,9 +20,10 @@ use shared::check::manifest::{PodSummary, check_manifest};
 use shared::check::set::check_set;
 use shared::check::yaml::parse_document;
 
-use crate::render::{RenderInput, canonical, render_texts};
+use crate::render::{RenderInput, Secrets, canonical, is_yaml, render_texts};
 use scan::{Scan, Style, scan};
 use secret_paths::SecretPaths;
+use serde_json::Value;
 
 /// A certificate that lives no longer than this is worth a warning.
 const EXPIRY_WARNING: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -111,22 +114,31 @@ pub fn lint(input: &RenderInput, now: Timestamp) -> Vec<Finding> {
             help: failure.help,
         })
         .collect();
-    let every_template_rendered = findings.is_empty();
     let mut pods = Vec::new();
-    let mut secrets = SecretPaths::new(input);
-    for (name, text) in &texts {
-        let mut manifest = Manifest {
-            name,
-            file: format!("{}/{name}", input.group),
-            scan: scan(text),
-            findings: Vec::new(),
-        };
-        manifest.check_text(text);
-        if let Some(pod) = manifest.check_pod(text, &mut secrets) {
-            pods.push((name.clone(), pod));
+    let mut secrets = SecretPaths::new(&input.group, &texts);
+    let mut all_pods_are_known = findings.is_empty();
+    for (name, text) in &texts.pods {
+        let mut document = Document::new(&text.file, 0, &text.text);
+        let pod = document
+            .read(&text.text)
+            .and_then(|value| document.check_pod(name, &value, &mut secrets));
+        match pod {
+            Some(pod) => pods.push((name.clone(), pod)),
+            None => all_pods_are_known = false,
         }
-        findings.append(&mut manifest.findings);
+        findings.append(&mut document.findings);
     }
+    let files = texts.files.iter().map(|((_, name), text)| (name, text));
+    for (name, text) in files.chain(&texts.host) {
+        if is_yaml(name) {
+            let mut document = Document::new(&text.file, 0, &text.text);
+            if let Some(value) = document.read(&text.text) {
+                document.add(fields::check(&value));
+            }
+            findings.append(&mut document.findings);
+        }
+    }
+    findings.extend(objects::check(&texts.addons));
     findings.extend(check_set(&pods).into_iter().map(|problem| Finding {
         severity: Severity::Error,
         file: format!(
@@ -140,25 +152,35 @@ pub fn lint(input: &RenderInput, now: Timestamp) -> Vec<Finding> {
         help: None,
     }));
     // With a template or a pod missing, what it mounts is not known.
-    if every_template_rendered && pods.len() == texts.len() {
+    if all_pods_are_known {
         findings.extend(secrets.check_unused());
     }
-    findings.extend(check_secrets(input, now));
+    findings.extend(check_secrets(&input.group, &texts.secrets, now));
     findings.sort_by(|a, b| {
         (&a.file, a.line, &a.path, &a.message).cmp(&(&b.file, b.line, &b.path, &b.message))
     });
     findings
 }
 
-/// One rendered manifest and what was found in it so far.
-struct Manifest<'a> {
-    name: &'a str,
+/// One rendered YAML document and what was found in it so far.
+struct Document {
     file: String,
+    /// Lines of the file that stand before it.
+    lines_before: usize,
     scan: Scan,
     findings: Vec<Finding>,
 }
 
-impl Manifest<'_> {
+impl Document {
+    fn new(file: &str, lines_before: usize, text: &str) -> Self {
+        Self {
+            file: file.to_owned(),
+            lines_before,
+            scan: scan(text),
+            findings: Vec::new(),
+        }
+    }
+
     fn error(
         &mut self,
         line: Option<usize>,
@@ -170,14 +192,14 @@ impl Manifest<'_> {
         self.findings.push(Finding {
             severity: Severity::Error,
             file: self.file.clone(),
-            line,
+            line: line.map(|line| line + self.lines_before),
             path,
             message,
             help,
         });
     }
 
-    /// Takes findings that name only a field of this manifest.
+    /// Takes findings that name only a field of this document.
     fn add(&mut self, findings: Vec<Finding>) {
         for finding in findings {
             let line = finding
@@ -186,7 +208,7 @@ impl Manifest<'_> {
                 .and_then(|path| self.scan.line_of(path));
             self.findings.push(Finding {
                 file: self.file.clone(),
-                line,
+                line: line.map(|line| line + self.lines_before),
                 ..finding
             });
         }
@@ -225,12 +247,11 @@ impl Manifest<'_> {
         }
     }
 
-    /// What kubelet and the binaries would say; the summary when kubelet takes it.
-    fn check_pod(&mut self, text: &str, secrets: &mut SecretPaths<'_>) -> Option<PodSummary> {
-        let (value, bytes) = match parse_document(text.as_bytes())
-            .and_then(|value| Ok((canonical(&value)?, value)))
-        {
-            Ok((bytes, value)) => (value, bytes),
+    /// The document as it will be read; `None` when nothing can read it.
+    fn read(&mut self, text: &str) -> Option<Value> {
+        self.check_text(text);
+        match parse_document(text.as_bytes()).and_then(|value| canonical(&value).map(|_| value)) {
+            Ok(value) => Some(value),
             Err(problems) => {
                 let already_told = !self.scan.duplicates.is_empty();
                 for problem in problems {
@@ -239,12 +260,22 @@ impl Manifest<'_> {
                         self.error(problem.line, problem.path, problem.message, None);
                     }
                 }
-                return None;
+                None
             }
-        };
-        self.add(flags::check(&value));
-        self.add(secrets.check_flag_files(&value));
-        match check_manifest(self.name, &bytes) {
+        }
+    }
+
+    /// What kubelet and the binaries would say; the summary when kubelet takes it.
+    fn check_pod(
+        &mut self,
+        name: &str,
+        value: &Value,
+        secrets: &mut SecretPaths<'_>,
+    ) -> Option<PodSummary> {
+        self.add(flags::check(value));
+        self.add(secrets.check_flag_files(value));
+        let bytes = canonical(value).ok()?;
+        match check_manifest(name, &bytes) {
             Ok(pod) => {
                 self.add(secrets.check_mounts(&pod));
                 Some(pod)
@@ -260,10 +291,10 @@ impl Manifest<'_> {
     }
 }
 
-fn check_secrets(input: &RenderInput, now: Timestamp) -> Vec<Finding> {
+fn check_secrets(group: &str, secrets: &Secrets, now: Timestamp) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (pod, files) in &input.secrets {
-        let dir = format!("secrets/{}/{pod}", input.group);
+    for (pod, files) in secrets {
+        let dir = format!("secrets/{group}/{pod}");
         let bytes: BTreeMap<String, &[u8]> = files
             .iter()
             .map(|(name, file)| (name.clone(), file.bytes.expose()))

@@ -8,20 +8,20 @@ use shared::check::secret_dir::{SECRETS_ROOT, parse_secret_dir_path};
 
 use super::flags::{containers, flags_of};
 use super::{Finding, Severity};
-use crate::render::{RenderInput, secret_dirs};
+use crate::render::{ADDONS_OBJECTS, ADDONS_POD, Texts};
 
 /// A group's secret directories, and which of them were seen mounted.
 pub(super) struct SecretPaths<'a> {
-    input: &'a RenderInput,
-    digests: BTreeMap<String, String>,
+    group: &'a str,
+    texts: &'a Texts,
     mounted: BTreeSet<String>,
 }
 
 impl<'a> SecretPaths<'a> {
-    pub(super) fn new(input: &'a RenderInput) -> Self {
+    pub(super) fn new(group: &'a str, texts: &'a Texts) -> Self {
         Self {
-            input,
-            digests: secret_dirs(input),
+            group,
+            texts,
             mounted: BTreeSet::new(),
         }
     }
@@ -29,7 +29,10 @@ impl<'a> SecretPaths<'a> {
     /// The pod whose secret directory `path` is; `None` when there is no such directory.
     fn owner<'p>(&self, path: &'p str) -> Option<&'p str> {
         let (pod, digest) = parse_secret_dir_path(path)?;
-        self.digests.get(pod).filter(|known| *known == digest)?;
+        self.texts
+            .secret_dirs
+            .get(pod)
+            .filter(|known| *known == digest)?;
         Some(pod)
     }
 
@@ -59,7 +62,8 @@ impl<'a> SecretPaths<'a> {
                 continue;
             };
             self.mounted.insert(owner.to_owned());
-            if owner != pod.name {
+            let is_own = owner == pod.name || (owner == ADDONS_OBJECTS && pod.name == ADDONS_POD);
+            if !is_own {
                 let message = format!(
                     "pod {} mounts the secrets of {owner}; a pod should see only its own",
                     pod.name
@@ -100,7 +104,7 @@ impl<'a> SecretPaths<'a> {
                 let Some(owner) = owners.get(text("name")) else {
                     continue;
                 };
-                let files = self.input.secrets.get(*owner);
+                let files = self.texts.secrets.get(*owner);
                 let prefix = format!("{}/", text("mountPath").trim_end_matches('/'));
                 for flag in flags_of(&path, container) {
                     let Some(file) = flag
@@ -115,7 +119,7 @@ impl<'a> SecretPaths<'a> {
                             "--{} names {prefix}{file}, and there is no such file",
                             flag.name
                         );
-                        let help = format!("put it into secrets/{}/{owner}/", self.input.group);
+                        let help = format!("put it into secrets/{}/{owner}/", self.group);
                         findings.push(Finding::in_field(
                             Severity::Error,
                             &flag.path,
@@ -132,13 +136,14 @@ impl<'a> SecretPaths<'a> {
     /// Secret files that no manifest mounts: they would be shipped to every node for nothing.
     pub(super) fn check_unused(&self) -> Vec<Finding> {
         let unused = self
-            .digests
+            .texts
+            .secret_dirs
             .keys()
             .filter(|pod| !self.mounted.contains(*pod));
         unused
             .map(|pod| Finding {
                 severity: Severity::Warning,
-                file: format!("secrets/{}/{pod}", self.input.group),
+                file: format!("secrets/{}/{pod}", self.group),
                 line: None,
                 path: None,
                 message: "no manifest mounts these files".to_owned(),

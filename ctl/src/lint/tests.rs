@@ -28,7 +28,7 @@ fn pod(name: &str, lines: &str) -> String {
 fn input(templates: &[(&str, String)], secrets: Secrets) -> RenderInput {
     let mut set = TemplateSet::default();
     for (name, source) in templates {
-        set.add("secure", name, source);
+        set.add(&format!("secure/{name}"), source);
     }
     RenderInput {
         group: "secure".to_owned(),

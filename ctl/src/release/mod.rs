@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use serde_json::Value;
-use shared::bundle::{FileEntry, Index, Mode, Origin, Release};
+use shared::bundle::{FileEntry, Index, Mode, Origin, Release, Restart};
 use shared::documents::GroupKeys;
 use shared::limits;
 use shared::names::{EntryPath, EnvironmentName, GroupName, ReleaseNumber};
@@ -15,7 +15,7 @@ use shared::secret::SecretBytes;
 
 use crate::context::Workspace;
 use crate::lint::{Finding, Severity, lint};
-use crate::render::{RenderInput, TemplateSet, read_secrets, render};
+use crate::render::{RenderErrors, RenderInput, TemplateSet, read_secrets, render};
 
 pub use order::write_order;
 
@@ -26,6 +26,7 @@ pub struct Content {
     group: GroupName,
     entries: Vec<FileEntry>,
     bytes: BTreeMap<EntryPath, SecretBytes>,
+    restarts: Vec<Restart>,
 }
 
 /// What lint found, where it keeps a release from being made.
@@ -80,8 +81,9 @@ pub fn prepare(
         group: group.clone(),
         entries: Vec::new(),
         bytes: BTreeMap::new(),
+        restarts: Vec::new(),
     };
-    for (pod, files) in &input.secrets {
+    for (pod, files) in input.secrets.iter().chain(&rendered.files) {
         for (name, file) in files {
             let path = format!("secrets/{pod}/{name}");
             content.add(&path, file.bytes.expose(), file.mode, Origin::Template)?;
@@ -94,7 +96,12 @@ pub fn prepare(
     for (name, bytes) in &rendered.manifests {
         content.add(&format!("manifests/{name}"), bytes, 0o600, Origin::Template)?;
     }
+    for (path, bytes) in &rendered.host {
+        content.add(&format!("host/{path}"), bytes, 0o600, Origin::Template)?;
+    }
     content.entries.sort_by_cached_key(|e| write_order(&e.path));
+    let paths = content.entries.iter().map(|entry| &entry.path);
+    content.restarts = rendered.node.restarts_for(paths).map_err(RenderErrors)?;
     // Any number does to see whether the limits are kept.
     content.number(ReleaseNumber::from(std::num::NonZeroU64::MIN))?;
     Ok((content, findings))
@@ -136,7 +143,7 @@ impl Content {
             group: self.group.clone(),
             release: number,
             files: self.entries.clone(),
-            restarts: Vec::new(),
+            restarts: self.restarts.clone(),
             artifacts: Vec::new(),
         }
     }

@@ -2,78 +2,224 @@
 
 use std::collections::BTreeMap;
 
-use shared::check::secret_dir::digest_of;
-use shared::check::yaml::parse_document;
+use shared::check::secret_dir::{SecretBytes, SecretFile, digest_of};
+use shared::check::yaml::{YamlProblem, parse_document};
 
+use super::addons::{ADDONS_OBJECTS, ADDONS_POD, list_of};
 use super::template::Template;
-use super::templates::manifest_name;
-use super::{RenderErrors, RenderFailure, RenderInput, Rendered, canonical};
+use super::{NodeFile, RenderErrors, RenderFailure, RenderInput, Rendered, Secrets, canonical};
 
-/// Renders one group to canonical manifests.
+/// Permission bits of every file that a template makes: whoever reads it is root.
+const FILE_MODE: u32 = 0o600;
+
+type Bytes = Result<Vec<u8>, Vec<YamlProblem>>;
+
+/// One rendered template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text {
+    /// The file that messages name: the template's path below `manifests/`, without `.j2`.
+    pub file: String,
+    /// What it rendered to.
+    pub text: String,
+}
+
+/// All rendered templates of a group, by the name that each has on a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Texts {
+    /// Static pods.
+    pub pods: BTreeMap<String, Text>,
+    /// Files of secret directories, by directory and name.
+    pub files: BTreeMap<(String, String), Text>,
+    /// Files of the host, by path below `host/`.
+    pub host: BTreeMap<String, Text>,
+    /// Files of API objects; empty in a group without the pod that applies them.
+    pub addons: BTreeMap<String, Text>,
+    /// What the group's machines need besides files.
+    pub node: NodeFile,
+    /// Every file of every secret directory, rendered or not.
+    pub secrets: Secrets,
+    /// The digest of each secret directory.
+    pub secret_dirs: BTreeMap<String, String>,
+}
+
+/// Renders one group to the files of a release.
 ///
 /// # Errors
 /// All failures of all its templates: syntax, undefined names, pods without secret files, and text that is not exactly
 /// one YAML document with an equal reading in YAML 1.1 and 1.2.
 pub fn render(input: &RenderInput) -> Result<Rendered, RenderErrors> {
     let (texts, mut failures) = render_texts(input);
-    let mut manifests = BTreeMap::new();
-    for (name, text) in texts {
-        match parse_document(text.as_bytes()).and_then(|value| canonical(&value)) {
-            Ok(bytes) => {
-                manifests.insert(name, bytes);
-            }
-            Err(problems) => failures.extend(problems.into_iter().map(|problem| RenderFailure {
-                file: format!("{}/{name}", input.group),
+    let mut rendered = Rendered {
+        manifests: BTreeMap::new(),
+        secret_dirs: texts.secret_dirs.clone(),
+        files: Secrets::new(),
+        host: BTreeMap::new(),
+        node: texts.node.clone(),
+    };
+    let mut take = |text: &Text, bytes: Bytes| match bytes {
+        Ok(bytes) => Some(bytes),
+        Err(problems) => {
+            failures.extend(problems.into_iter().map(|problem| RenderFailure {
+                file: text.file.clone(),
                 line: problem.line,
                 path: problem.path,
                 message: problem.message,
                 help: None,
-            })),
+            }));
+            None
+        }
+    };
+    for (name, text) in &texts.pods {
+        let bytes = take(text, yaml_bytes(&text.text));
+        rendered.manifests.extend(bytes.map(|b| (name.clone(), b)));
+    }
+    for (path, text) in &texts.host {
+        let bytes = take(text, file_bytes(path, &text.text));
+        rendered.host.extend(bytes.map(|b| (path.clone(), b)));
+    }
+    for (dir, name, text, bytes) in texts.secret_files() {
+        if let Some(bytes) = take(text, bytes) {
+            let files = rendered.files.entry(dir.to_owned()).or_default();
+            files.insert(name.clone(), template_file(bytes));
         }
     }
     if failures.is_empty() {
-        Ok(Rendered {
-            manifests,
-            secret_dirs: secret_dirs(input),
-        })
+        Ok(rendered)
     } else {
         Err(RenderErrors(failures))
     }
 }
 
-/// Renders one group's templates to text as they stand, by manifest name, with the failures beside them.
-pub fn render_texts(input: &RenderInput) -> (BTreeMap<String, String>, Vec<RenderFailure>) {
-    let mut texts = BTreeMap::new();
+/// Renders one group's templates to text as they stand, with the failures beside them.
+pub fn render_texts(input: &RenderInput) -> (Texts, Vec<RenderFailure>) {
+    let mut texts = Texts::default();
     let mut failures = Vec::new();
-    let Some(templates) = input.templates.group(&input.group) else {
+    let group = &input.group;
+    let Some(templates) = input.templates.group(group) else {
         let known: Vec<&str> = input.templates.groups().collect();
         failures.push(RenderFailure {
-            file: format!("manifests/{}", input.group),
+            file: format!("manifests/{group}"),
             line: None,
             path: None,
             message: "there is no such group".to_owned(),
             help: Some(format!("groups: {}", known.join(", "))),
         });
+        texts.secrets = input.secrets.clone();
         return (texts, failures);
     };
-    let digests = secret_dirs(input);
-    for (name, source) in templates {
-        match Template::new(input, &digests, name, source).render() {
-            Ok(text) => {
-                texts.insert(manifest_name(name), text);
-            }
+    if let Some(text) = &templates.node {
+        match NodeFile::parse(&format!("{group}/node.yaml"), text) {
+            Ok(node) => texts.node = node,
             Err(found) => failures.extend(found),
         }
     }
+    let mut text_of = |file: String, source: &str, digests: Option<&BTreeMap<String, String>>| {
+        match Template::new(input, digests, &format!("{file}.j2"), source).render() {
+            Ok(text) => Some(Text { file, text }),
+            Err(found) => {
+                failures.extend(found);
+                None
+            }
+        }
+    };
+    for (path, source) in &templates.host {
+        let text = text_of(format!("{group}/host/{path}"), source, None);
+        texts.host.extend(text.map(|text| (path.clone(), text)));
+    }
+    for (place, source) in &templates.files {
+        let (pod, name) = place;
+        let text = text_of(format!("{group}/files/{pod}/{name}"), source, None);
+        texts.files.extend(text.map(|text| (place.clone(), text)));
+    }
+    if templates.pods.contains_key(&format!("{ADDONS_POD}.yaml")) {
+        for (name, source) in input.templates.addons() {
+            let text = text_of(format!("addons/{name}"), source, None);
+            texts.addons.extend(text.map(|text| (name.clone(), text)));
+        }
+    }
+    let clashes = texts.merge_secrets(input);
+    for (name, source) in &templates.pods {
+        let text = text_of(format!("{group}/{name}"), source, Some(&texts.secret_dirs));
+        texts.pods.extend(text.map(|text| (name.clone(), text)));
+    }
+    failures.extend(clashes);
     (texts, failures)
 }
 
-/// The digest of each pod's secret directory; a pod without files has none.
+/// The digest of each secret directory; a pod without files has none.
 pub fn secret_dirs(input: &RenderInput) -> BTreeMap<String, String> {
-    let with_files = input.secrets.iter().filter(|(_, files)| !files.is_empty());
-    with_files
-        .map(|(pod, files)| (pod.clone(), digest_of(files)))
-        .collect()
+    render_texts(input).0.secret_dirs
+}
+
+impl Texts {
+    /// What templates add to secret directories: directory, name, text, and the bytes that it becomes.
+    fn secret_files(&self) -> impl Iterator<Item = (&str, &String, &Text, Bytes)> {
+        let files = self.files.iter().map(|((dir, name), text)| {
+            let bytes = file_bytes(name, &text.text);
+            (dir.as_str(), name, text, bytes)
+        });
+        let addons = self.addons.iter().map(|(name, text)| {
+            let bytes = list_of(&text.text).and_then(|list| canonical(&list));
+            (ADDONS_OBJECTS, name, text, bytes)
+        });
+        files.chain(addons)
+    }
+
+    /// Brings what the templates made and what is secret together; a file can't be both.
+    fn merge_secrets(&mut self, input: &RenderInput) -> Vec<RenderFailure> {
+        let mut clashes = Vec::new();
+        let mut secrets = input.secrets.clone();
+        for (dir, name, text, bytes) in self.secret_files() {
+            let files = secrets.entry(dir.to_owned()).or_default();
+            if files.contains_key(name) {
+                clashes.push(RenderFailure {
+                    file: format!("{}.j2", text.file),
+                    line: None,
+                    path: None,
+                    message: format!("{dir} already has a file {name}, which is a secret"),
+                    help: Some(format!(
+                        "remove one of them; an operator's own would be secrets/{}/{dir}/{name}",
+                        input.group
+                    )),
+                });
+                continue;
+            }
+            // Text that can't be emitted is told by whoever emits it; here any bytes do.
+            let bytes = bytes.unwrap_or_else(|_| text.text.clone().into_bytes());
+            files.insert(name.clone(), template_file(bytes));
+        }
+        self.secrets = secrets;
+        let with_files = self.secrets.iter().filter(|(_, files)| !files.is_empty());
+        self.secret_dirs = with_files
+            .map(|(pod, files)| (pod.clone(), digest_of(files)))
+            .collect();
+        clashes
+    }
+}
+
+fn template_file(bytes: Vec<u8>) -> SecretFile {
+    SecretFile {
+        bytes: SecretBytes::new(bytes),
+        mode: FILE_MODE,
+    }
+}
+
+/// A file's bytes: YAML in canonical form, anything else as it is.
+fn file_bytes(name: &str, text: &str) -> Bytes {
+    if is_yaml(name) {
+        yaml_bytes(text)
+    } else {
+        Ok(text.as_bytes().to_vec())
+    }
+}
+
+/// Whether a file's name says that it is YAML.
+pub(crate) fn is_yaml(name: &str) -> bool {
+    name.ends_with(".yaml") || name.ends_with(".yml")
+}
+
+fn yaml_bytes(text: &str) -> Bytes {
+    canonical(&parse_document(text.as_bytes())?)
 }
 
 #[cfg(test)]
@@ -103,7 +249,7 @@ mod tests {
     fn input(sources: &[(&str, &str)], values: Value, pods: &[&str]) -> RenderInput {
         let mut templates = TemplateSet::default();
         for (name, source) in sources {
-            templates.add("secure", name, source);
+            templates.add(&format!("secure/{name}"), source);
         }
         RenderInput {
             group: "secure".to_owned(),

@@ -1,11 +1,15 @@
 //! From templates to the files of a release.
 //!
 //! `templates` finds them (embedded, or a working directory's own), `secrets` reads what the operator supplies,
-//! `engine` renders strictly, and `canonical` emits the one form that every YAML reader reads alike.
+//! `engine` renders strictly, `addons` and `node_file` know the two kinds that are no pod and no plain file, and
+//! `canonical` emits the one form that every YAML reader reads alike.
 //! The same input always gives the same bytes: nothing here looks at the clock, the environment or the network.
 
+mod addons;
 mod canonical;
+mod embedded;
 mod engine;
+mod node_file;
 mod secrets;
 mod template;
 mod templates;
@@ -13,10 +17,14 @@ mod templates;
 use std::collections::BTreeMap;
 use std::fmt;
 
+pub use addons::{ADDONS_OBJECTS, ADDONS_POD, Document, documents, list_of};
 pub use canonical::canonical;
-pub use engine::{render, render_texts, secret_dirs};
+pub use embedded::EMBEDDED;
+pub(crate) use engine::is_yaml;
+pub use engine::{Text, Texts, render, render_texts, secret_dirs};
+pub use node_file::{ArtifactPlace, NodeFile, RESTARTABLE_UNITS, RestartRule};
 pub use secrets::{MAX_SECRET_FILE_BYTES, Secrets, SecretsError, read_secrets};
-pub use templates::{EMBEDDED, TemplateSet, TemplatesError};
+pub use templates::{GroupTemplates, TemplateSet, TemplatesError};
 
 /// All that rendering one group depends on.
 #[derive(Clone, Debug)]
@@ -27,7 +35,7 @@ pub struct RenderInput {
     pub templates: TemplateSet,
     /// The environment's facts, an object; `group` is added. Never a secret: rendered text is shown to people.
     pub values: serde_json::Value,
-    /// What `secrets/<group>/` holds, a pod's files by name.
+    /// A pod's files by name, that no template makes: what `secrets/<group>/` holds.
     pub secrets: Secrets,
 }
 
@@ -38,6 +46,31 @@ pub struct Rendered {
     pub manifests: BTreeMap<String, Vec<u8>>,
     /// The digest that names each pod's secret directory; a pod without files has none.
     pub secret_dirs: BTreeMap<String, String>,
+    /// What the templates add to secret directories, by directory and name. None of it is secret.
+    pub files: Secrets,
+    /// Files of the host, by path below `host/`.
+    pub host: BTreeMap<String, Vec<u8>>,
+    /// What the group's machines need besides files.
+    pub node: NodeFile,
+}
+
+impl Rendered {
+    /// Every file by its path in a release. None holds a secret.
+    pub fn by_path(&self) -> BTreeMap<String, &[u8]> {
+        let mut all = BTreeMap::new();
+        for (name, bytes) in &self.manifests {
+            all.insert(format!("manifests/{name}"), bytes.as_slice());
+        }
+        for (dir, files) in &self.files {
+            for (name, file) in files {
+                all.insert(format!("secrets/{dir}/{name}"), file.bytes.expose());
+            }
+        }
+        for (path, bytes) in &self.host {
+            all.insert(format!("host/{path}"), bytes.as_slice());
+        }
+        all
+    }
 }
 
 /// One thing that is wrong with a template or with what it rendered to.

@@ -9,6 +9,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Va
 use shared::check::secret_dir::secret_dir_path;
 
 use super::{RenderFailure, RenderInput};
+use crate::env::{Cidr, CidrError};
 
 /// After so many failures in one template the rest is left for the next run.
 const MAX_FAILURES: usize = 50;
@@ -31,11 +32,12 @@ pub(super) struct Template<'a> {
 type MissingPods = Arc<Mutex<BTreeSet<String>>>;
 
 impl<'a> Template<'a> {
-    /// `digests` are those of the group's secret directories.
+    /// `file` is its path below `manifests/`. `digests` are those of the group's secret directories: only the template
+    /// of a pod may name one.
     pub(super) fn new(
         input: &RenderInput,
-        digests: &BTreeMap<String, String>,
-        name: &str,
+        digests: Option<&BTreeMap<String, String>>,
+        file: &str,
         source: &'a str,
     ) -> Self {
         let mut values: BTreeMap<String, Value> = BTreeMap::new();
@@ -67,12 +69,15 @@ impl<'a> Template<'a> {
                 format!("a {kind} can't be printed"),
             )),
         });
-        environment.add_function(
-            "secret_dir",
-            secret_dir_function(&input.group, digests, missing_pods.clone()),
-        );
+        if let Some(digests) = digests {
+            environment.add_function(
+                "secret_dir",
+                secret_dir_function(&input.group, digests, missing_pods.clone()),
+            );
+        }
+        environment.add_function("address", address);
         Self {
-            file: format!("{}/{name}", input.group),
+            file: file.to_owned(),
             source,
             values,
             environment,
@@ -196,6 +201,18 @@ impl<'a> Template<'a> {
             help: nearest.map(|(_, key)| format!("did you mean `{key}`?")),
         }
     }
+}
+
+/// `address(cidr, n)`: the `n`th address of a network, counted from its own.
+fn address(cidr: String, n: u32) -> Result<String, Error> {
+    let refused = |why: String| Error::new(ErrorKind::NonKey, format!("`{cidr}` {why}"));
+    let network: Cidr = cidr
+        .parse()
+        .map_err(|e: CidrError| refused(e.to_string()))?;
+    network
+        .nth(n)
+        .map(|address| address.to_string())
+        .ok_or_else(|| refused(format!("has no address of the number {n}")))
 }
 
 /// `secret_dir(pod)`: the path of the pod's secret directory on a node.

@@ -1,48 +1,48 @@
 //! The templates of all groups: the embedded ones, or those of a working directory, never a mixture.
+//!
+//! | below `manifests/` | becomes |
+//! | --- | --- |
+//! | `GROUP/NAME.yaml.j2` | a static pod |
+//! | `GROUP/files/POD/NAME.j2` | a file of that pod's secret directory, for configuration that is no secret |
+//! | `GROUP/host/PATH.j2` | a file of the host |
+//! | `GROUP/node.yaml` | what the group's machines need besides files; no template |
+//! | `addons/NAME.yaml.j2` | API objects, for the groups that have the pod `addons` |
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The end of every template's name; what is left without `.j2` is the manifest's name.
-const TEMPLATE_SUFFIX: &str = ".yaml.j2";
+use shared::names::EntryPath;
 
+use super::embedded::EMBEDDED;
+
+/// The end of every template's name; what is left without it is the name on a node.
+const SUFFIX: &str = ".j2";
+/// The end of the name of a template that is a pod or holds API objects.
+const YAML_SUFFIX: &str = ".yaml.j2";
 /// A directory under `manifests/` that is no group: its objects go through the API server.
 const ADDONS: &str = "addons";
+/// Directories may nest this deep, which a link in a circle would exceed.
+const MAX_DEPTH: usize = 8;
 
-/// Every file of `manifests/`, by path within it. A test keeps the table equal to the directory.
-pub const EMBEDDED: &[(&str, &str)] = &[
-    ("README.md", include_str!("../../../manifests/README.md")),
-    (
-        "addons/README.md",
-        include_str!("../../../manifests/addons/README.md"),
-    ),
-    (
-        "compute/kube-proxy.yaml.j2",
-        include_str!("../../../manifests/compute/kube-proxy.yaml.j2"),
-    ),
-    (
-        "secure/etcd.yaml.j2",
-        include_str!("../../../manifests/secure/etcd.yaml.j2"),
-    ),
-    (
-        "secure/kube-apiserver.yaml.j2",
-        include_str!("../../../manifests/secure/kube-apiserver.yaml.j2"),
-    ),
-    (
-        "secure/kube-controller-manager.yaml.j2",
-        include_str!("../../../manifests/secure/kube-controller-manager.yaml.j2"),
-    ),
-    (
-        "secure/kube-scheduler.yaml.j2",
-        include_str!("../../../manifests/secure/kube-scheduler.yaml.j2"),
-    ),
-];
-
-/// Templates by group and file name.
+/// Templates by place and name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TemplateSet {
-    groups: BTreeMap<String, BTreeMap<String, String>>,
+    groups: BTreeMap<String, GroupTemplates>,
+    addons: BTreeMap<String, String>,
+}
+
+/// The templates of one group. Every key is the name that the result has on a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupTemplates {
+    /// Static pods by file name, such as `etcd.yaml`.
+    pub pods: BTreeMap<String, String>,
+    /// Files of a pod's secret directory, by pod and name.
+    pub files: BTreeMap<(String, String), String>,
+    /// Files of the host, by path below `host/`.
+    pub host: BTreeMap<String, String>,
+    /// The text of `node.yaml`.
+    pub node: Option<String>,
 }
 
 /// Why a working directory's templates can't be used: every mistake in it.
@@ -60,9 +60,7 @@ impl TemplateSet {
     pub fn embedded() -> Self {
         let mut set = Self::default();
         for (path, source) in EMBEDDED {
-            if let Some((group, name)) = path.split_once('/') {
-                set.add(group, name, source);
-            }
+            set.add(path, source);
         }
         set
     }
@@ -87,26 +85,14 @@ impl TemplateSet {
     pub fn load(dir: &Path) -> Result<Self, TemplatesError> {
         let mut set = Self::default();
         let mut problems = Vec::new();
-        for (group, path) in list(dir, &mut problems) {
-            if !path.is_dir() || group == ADDONS {
+        for (top, path) in list(dir, &mut problems) {
+            if !path.is_dir() || top.starts_with('.') {
                 continue;
             }
-            set.groups.entry(group.clone()).or_default();
-            for (name, path) in list(&path, &mut problems) {
-                if name == "README.md" || name.starts_with('.') {
-                    continue;
-                }
-                if !name.ends_with(TEMPLATE_SUFFIX) {
-                    problems.push(format!(
-                        "{group}/{name}: a template's name ends with {TEMPLATE_SUFFIX}"
-                    ));
-                    continue;
-                }
-                match fs::read_to_string(&path) {
-                    Ok(source) => set.add(&group, &name, &source),
-                    Err(error) => problems.push(format!("{group}/{name}: {error}")),
-                }
+            if top != ADDONS {
+                set.groups.entry(top.clone()).or_default();
             }
+            set.load_below(&top, &path, 1, &mut problems);
         }
         if problems.is_empty() {
             Ok(set)
@@ -118,14 +104,76 @@ impl TemplateSet {
         }
     }
 
-    /// Adds or replaces one template; a name that is no template's is left out.
-    pub fn add(&mut self, group: &str, name: &str, source: &str) {
-        if group != ADDONS && name.ends_with(TEMPLATE_SUFFIX) {
-            self.groups
-                .entry(group.to_owned())
-                .or_default()
-                .insert(name.to_owned(), source.to_owned());
+    fn load_below(&mut self, prefix: &str, dir: &Path, depth: usize, problems: &mut Vec<String>) {
+        for (name, path) in list(dir, problems) {
+            let place = format!("{prefix}/{name}");
+            if name == "README.md" || name.starts_with('.') {
+                continue;
+            }
+            if path.is_dir() {
+                if depth < MAX_DEPTH {
+                    self.load_below(&place, &path, depth + 1, problems);
+                } else {
+                    problems.push(format!("{place}: directories nest too deep"));
+                }
+                continue;
+            }
+            match fs::read_to_string(&path) {
+                Ok(source) => {
+                    if let Err(problem) = self.place(&place, &source) {
+                        problems.push(format!("{place}: {problem}"));
+                    }
+                }
+                Err(error) => problems.push(format!("{place}: {error}")),
+            }
         }
+    }
+
+    /// Adds or replaces one template, by its path below `manifests/`; a path that has no meaning there is left out.
+    pub fn add(&mut self, path: &str, source: &str) {
+        let _ = self.place(path, source);
+    }
+
+    fn place(&mut self, path: &str, source: &str) -> Result<(), String> {
+        let parts: Vec<&str> = path.split('/').collect();
+        let source = source.to_owned();
+        match parts.as_slice() {
+            [ADDONS, name] => {
+                self.addons.insert(yaml_name(name)?, source);
+            }
+            [ADDONS, ..] => return Err("addons have no directories of their own".to_owned()),
+            [name, "node.yaml"] => self.group_mut(name).node = Some(source),
+            [name, "files", pod, file] => {
+                let file = plain_name(file)?;
+                entry_path(&format!("secrets/{pod}/{file}"))?;
+                self.group_mut(name)
+                    .files
+                    .insert(((*pod).to_owned(), file), source);
+            }
+            [_, "files", ..] => {
+                return Err("the files of a pod are files/POD/NAME.j2".to_owned());
+            }
+            [name, "host", below @ ..] if !below.is_empty() => {
+                let place = plain_name(&below.join("/"))?;
+                entry_path(&format!("host/{place}"))?;
+                self.group_mut(name).host.insert(place, source);
+            }
+            [name, file] => {
+                let file = yaml_name(file)?;
+                self.group_mut(name).pods.insert(file, source);
+            }
+            _ => {
+                return Err(
+                    "a group has templates, node.yaml, and the directories files/ and host/"
+                        .to_owned(),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn group_mut(&mut self, name: &str) -> &mut GroupTemplates {
+        self.groups.entry(name.to_owned()).or_default()
     }
 
     /// The groups there are templates for, sorted.
@@ -133,15 +181,37 @@ impl TemplateSet {
         self.groups.keys().map(String::as_str)
     }
 
-    /// One group's templates by file name; `None` when there is no such group.
-    pub fn group(&self, group: &str) -> Option<&BTreeMap<String, String>> {
+    /// One group's templates; `None` when there is no such group.
+    pub fn group(&self, group: &str) -> Option<&GroupTemplates> {
         self.groups.get(group)
+    }
+
+    /// The templates of API objects, by the name without `.j2`.
+    pub fn addons(&self) -> &BTreeMap<String, String> {
+        &self.addons
     }
 }
 
-/// The name that a template's manifest has on a node.
-pub(super) fn manifest_name(template: &str) -> String {
-    template.strip_suffix(".j2").unwrap_or(template).to_owned()
+fn yaml_name(template: &str) -> Result<String, String> {
+    if template.ends_with(YAML_SUFFIX) {
+        plain_name(template)
+    } else {
+        Err(format!("a template's name ends with {YAML_SUFFIX}"))
+    }
+}
+
+/// The name that a template's result has on a node.
+fn plain_name(template: &str) -> Result<String, String> {
+    let name = template.strip_suffix(SUFFIX);
+    name.filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .ok_or_else(|| format!("a template's name ends with {SUFFIX}"))
+}
+
+fn entry_path(path: &str) -> Result<(), String> {
+    EntryPath::new(path)
+        .map(drop)
+        .map_err(|error| error.to_string())
 }
 
 /// A directory's entries with UTF-8 names, sorted.
@@ -219,10 +289,57 @@ mod tests {
     fn every_stray_file_is_named() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("secure")).unwrap();
-        for name in ["etcd.yaml", "etcd.yaml.j2~", "good.yaml.j2"] {
-            fs::write(dir.path().join("secure").join(name), "").unwrap();
+        let bad = [
+            "addons/deeper/a.yaml.j2",
+            "addons/plain.yaml",
+            "secure/etcd.yaml",
+            "secure/etcd.yaml.j2~",
+            "secure/files/audit.yaml.j2",
+            "secure/files/etcd/plain.yaml",
+            "secure/host/a b.j2",
+            "secure/host/plain.yaml",
+            "secure/other/a.yaml.j2",
+        ];
+        let good = [
+            "addons/README.md",
+            "secure/.swp",
+            "secure/good.yaml.j2",
+            "secure/node.yaml",
+            "secure/files/etcd/config.yaml.j2",
+            "secure/host/kubelet/config.yaml.j2",
+        ];
+        for path in bad.iter().chain(&good) {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
         }
         let problems = TemplateSet::load(dir.path()).unwrap_err().problems;
-        assert_eq!(problems.len(), 2, "{problems:?}");
+        let named: Vec<&str> = problems
+            .iter()
+            .map(|p| p.split_once(": ").unwrap().0)
+            .collect();
+        assert_eq!(named, bad, "{problems:#?}");
+    }
+
+    #[test]
+    fn every_place_has_its_meaning() {
+        let mut set = TemplateSet::default();
+        for path in [
+            "addons/dns.yaml.j2",
+            "secure/etcd.yaml.j2",
+            "secure/node.yaml",
+            "secure/files/etcd/config.yaml.j2",
+            "secure/host/kubelet/config.yaml.j2",
+        ] {
+            set.add(path, path);
+        }
+        let secure = set.group("secure").unwrap();
+        assert_eq!(set.addons()["dns.yaml"], "addons/dns.yaml.j2");
+        assert_eq!(secure.pods["etcd.yaml"], "secure/etcd.yaml.j2");
+        assert_eq!(secure.node.as_deref(), Some("secure/node.yaml"));
+        assert_eq!(secure.host.len(), 1);
+        assert!(secure.host.contains_key("kubelet/config.yaml"));
+        let file = ("etcd".to_owned(), "config.yaml".to_owned());
+        assert!(secure.files.contains_key(&file));
     }
 }
