@@ -169,7 +169,11 @@ impl Disk {
         let pods: BTreeSet<&str> = unused.iter().map(|d| d.pod.as_str()).collect();
         for pod in pods {
             let at = self.paths.secrets().join(pod);
-            let at = if at.is_dir() { at } else { self.paths.secrets() };
+            let at = if at.is_dir() {
+                at
+            } else {
+                self.paths.secrets()
+            };
             durable::sync_directory(&at)?;
         }
         if let Some(committed) = self.ledger.release {

@@ -139,7 +139,11 @@ mod tests {
             if *kind == EntryType::Symlink {
                 header.set_link_name("/etc/passwd").unwrap();
             }
-            let body = if *kind == EntryType::Regular { *name } else { "" };
+            let body = if *kind == EntryType::Regular {
+                *name
+            } else {
+                ""
+            };
             header.set_size(body.len() as u64);
             header.set_cksum();
             archive.append(&header, body.as_bytes()).unwrap();
@@ -175,9 +179,15 @@ mod tests {
     #[test]
     fn a_member_becomes_one_file() {
         let one = convert(tgz(&PLUGINS, 1), Some("bridge")).unwrap();
-        assert_eq!((one.bytes.as_slice(), one.archive), (&b"./bridge"[..], false));
+        assert_eq!(
+            (one.bytes.as_slice(), one.archive),
+            (&b"./bridge"[..], false)
+        );
         let refused = convert(tgz(&PLUGINS, 1), Some("LICENSE")).unwrap_err();
-        assert!(refused.to_string().contains("bridge, loopback"), "{refused}");
+        assert!(
+            refused.to_string().contains("bridge, loopback"),
+            "{refused}"
+        );
         assert!(convert(b"\x7fELF".to_vec(), Some("x")).is_err());
     }
 
@@ -188,11 +198,20 @@ mod tests {
             ("a/b/c/d/e", EntryType::Regular),
             (".hidden", EntryType::Regular),
         ] {
-            assert!(convert(tgz(&[(name, 0o755, kind)], 1), None).is_err(), "{name}");
+            assert!(
+                convert(tgz(&[(name, 0o755, kind)], 1), None).is_err(),
+                "{name}"
+            );
         }
-        assert!(convert(tgz(&PLUGINS[3..], 1), None).is_err(), "no executable");
+        assert!(
+            convert(tgz(&PLUGINS[3..], 1), None).is_err(),
+            "no executable"
+        );
         let good = tgz(&PLUGINS, 1);
-        assert!(convert(good[..good.len() - 20].to_vec(), None).is_err(), "cut off");
+        assert!(
+            convert(good[..good.len() - 20].to_vec(), None).is_err(),
+            "cut off"
+        );
         let not_tar = zstd::encode_all(&b"not tar"[..], 1).unwrap();
         assert!(convert(not_tar, None).is_err());
     }

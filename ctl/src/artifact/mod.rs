@@ -82,9 +82,7 @@ pub fn agent_of(list: &ArtifactList) -> Option<AgentTarget> {
 ///
 /// # Errors
 /// A [`crate::exit::Mistake`] where one name would stand for two contents.
-pub fn join(
-    all: impl IntoIterator<Item = ListedTarget>,
-) -> anyhow::Result<Vec<ListedTarget>> {
+pub fn join(all: impl IntoIterator<Item = ListedTarget>) -> anyhow::Result<Vec<ListedTarget>> {
     let mut listed: Vec<ListedTarget> = Vec::new();
     for target in all {
         match listed.iter().find(|t| t.name == target.name) {

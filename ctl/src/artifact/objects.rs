@@ -24,8 +24,7 @@ fn kept(directory: &Path, digest: &Sha256Digest) -> PathBuf {
 pub fn keep(directory: &Path, digest: &Sha256Digest, bytes: &[u8]) -> anyhow::Result<()> {
     let path = kept(directory, digest);
     let parent = path.parent().context("a kept file has a directory")?;
-    std::fs::create_dir_all(parent)
-        .with_context(|| format!("cannot make {}", parent.display()))?;
+    std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
     durable::write_file(&path, bytes, Attributes::mode(0o600))?;
     Ok(())
 }

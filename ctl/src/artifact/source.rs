@@ -42,7 +42,10 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 
 fn within(length: u64) -> anyhow::Result<()> {
     if length > limits::ARTIFACT_BYTES {
-        bail!("it is longer than the {} bytes allowed", limits::ARTIFACT_BYTES);
+        bail!(
+            "it is longer than the {} bytes allowed",
+            limits::ARTIFACT_BYTES
+        );
     }
     Ok(())
 }

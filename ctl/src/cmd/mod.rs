@@ -1,5 +1,6 @@
 //! The verbs, one file each.
 
+mod artifacts;
 mod build;
 mod completions;
 mod dev;
@@ -49,6 +50,8 @@ enum Verb {
     Refresh(refresh::RefreshArgs),
     /// Show each node's release, phase, last error and the age of its report.
     Status(status::StatusArgs),
+    /// Large public files of the machines: kubelet, CNI plugins, platform-agent itself.
+    Artifacts(artifacts::ArtifactsArgs),
     /// The embedded default: a store and nodes on this machine.
     Dev(dev::DevArgs),
     /// Print a completion script for a shell.
@@ -84,6 +87,7 @@ impl Cli {
             Verb::Publish(args) => args.run(&directory).await,
             Verb::Refresh(args) => args.run(&directory).await,
             Verb::Status(args) => args.run(&directory).await,
+            Verb::Artifacts(args) => args.run(&directory).await,
             Verb::Dev(args) => args.run(&directory).await,
             Verb::Completions(args) => Ok(args.run()),
         }

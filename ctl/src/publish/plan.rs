@@ -10,9 +10,10 @@ use shared::names::GroupName;
 use super::repository::remember;
 use super::upload::{Uploaded, Uploader};
 use super::{
-    Choices, Publication, Published, following, good, read_published, relist, renew_if_due,
-    seal_release,
+    Choices, Publication, Published, following, good, read_published, relist, relist_artifacts,
+    renew_if_due, seal_release, targets_of,
 };
+use crate::artifact::{AGENT, ArtifactList, FILE, ensure, join};
 use crate::context::Context;
 use crate::exit::mistake;
 use crate::keyring::{self, Keyring};
@@ -108,7 +109,9 @@ impl Planned {
 
     fn is_unchanged(&self) -> bool {
         let current = self.published.current();
-        current.is_some_and(|c| c.custom.content == self.digest)
+        current.is_some_and(|c| {
+            c.custom.content == self.digest && c.custom.agent.as_ref() == self.content.agent()
+        })
     }
 
     fn check(&self, choices: Choices) -> anyhow::Result<()> {
@@ -120,9 +123,26 @@ impl Planned {
                  static pod of its nodes would stop. Publish with --allow-empty if that is meant"
             )));
         }
+        let kept = self.published.releases();
+        let of_kept = kept.flat_map(|r| relist_artifacts(r, &self.published));
+        join(targets_of(&self.content).into_iter().chain(of_kept))?;
         // The packed length is known only by packing.
         let release = self.content.number(self.published.next_number())?;
         pack(&release).map_err(|e| mistake(format!("group {group}: {e}")))?;
+        Ok(())
+    }
+
+    /// Every artifact that will be signed is in the bucket before anything names it.
+    async fn upload_artifacts(&self, context: &Context) -> anyhow::Result<()> {
+        let list = ArtifactList::load(&context.workspace.directory)?;
+        let agent = self.content.agent().map(|_| AGENT);
+        let names = self.content.artifacts().iter().map(|a| a.name.as_str());
+        for name in names.chain(agent) {
+            let entry = list.get(name).with_context(|| {
+                format!("{FILE} was changed meanwhile: artifact {name} is gone; publish again")
+            })?;
+            ensure(context, std::slice::from_ref(&self.group), entry).await?;
+        }
         Ok(())
     }
 
@@ -140,6 +160,8 @@ impl Planned {
         if self.is_unchanged() {
             return renew_if_due(context, keyring, group, published).await;
         }
+        bar.set_message("looking for the artifacts");
+        self.upload_artifacts(context).await?;
         bar.set_message("asking the nodes which release is good");
         let good = good::good_release(context, keyring, group, published).await?;
         bar.inc(1);
@@ -150,7 +172,12 @@ impl Planned {
             let sealed =
                 seal_release(context, keyring, &self.content, &self.digest, number).await?;
             let mut listed = vec![sealed.target.clone()];
-            listed.extend(good.as_ref().map(relist).transpose()?);
+            listed.extend(targets_of(&self.content));
+            if let Some(good) = &good {
+                listed.push(relist(good)?);
+                listed.extend(relist_artifacts(good, published));
+            }
+            let listed = join(listed)?;
             bar.set_message("uploading");
             bar.set_position(2);
             match uploader

@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use serde_json::Value;
-use shared::bundle::{FileEntry, Index, Mode, Origin, Release, Restart};
+use shared::bundle::{Artifact, FileEntry, Index, Mode, Origin, Release, Restart};
 use shared::documents::GroupKeys;
 use shared::limits;
 use shared::names::{EntryPath, EnvironmentName, GroupName, ReleaseNumber};
 use shared::secret::SecretBytes;
+use shared::trust::AgentTarget;
 
+use crate::artifact::{self, ArtifactList};
 use crate::context::Workspace;
 use crate::lint::{Finding, Severity, lint};
 use crate::render::{RenderErrors, RenderInput, TemplateSet, read_secrets, render};
@@ -27,6 +29,8 @@ pub struct Content {
     entries: Vec<FileEntry>,
     bytes: BTreeMap<EntryPath, SecretBytes>,
     restarts: Vec<Restart>,
+    artifacts: Vec<Artifact>,
+    agent: Option<AgentTarget>,
 }
 
 /// What lint found, where it keeps a release from being made.
@@ -82,6 +86,8 @@ pub fn prepare(
         entries: Vec::new(),
         bytes: BTreeMap::new(),
         restarts: Vec::new(),
+        artifacts: Vec::new(),
+        agent: None,
     };
     for (pod, files) in input.secrets.iter().chain(&rendered.files) {
         for (name, file) in files {
@@ -102,6 +108,9 @@ pub fn prepare(
     content.entries.sort_by_cached_key(|e| write_order(&e.path));
     let paths = content.entries.iter().map(|entry| &entry.path);
     content.restarts = rendered.node.restarts_for(paths).map_err(RenderErrors)?;
+    let list = ArtifactList::load(&workspace.directory)?;
+    content.artifacts = artifact::resolve(group, &rendered.node.artifacts, &list)?;
+    content.agent = artifact::agent_of(&list);
     // Any number does to see whether the limits are kept.
     content.number(ReleaseNumber::from(std::num::NonZeroU64::MIN))?;
     Ok((content, findings))
@@ -144,7 +153,7 @@ impl Content {
             release: number,
             files: self.entries.clone(),
             restarts: self.restarts.clone(),
-            artifacts: Vec::new(),
+            artifacts: self.artifacts.clone(),
         }
     }
 
@@ -156,6 +165,18 @@ impl Content {
         let any = ReleaseNumber::from(std::num::NonZeroU64::MIN);
         let bytes = self.index(any).content_bytes()?;
         Ok(keys.group_key.authenticate(&[&bytes]))
+    }
+
+    /// The artifacts that it asks for.
+    #[must_use]
+    pub fn artifacts(&self) -> &[Artifact] {
+        &self.artifacts
+    }
+
+    /// The agent that is to adopt it.
+    #[must_use]
+    pub fn agent(&self) -> Option<&AgentTarget> {
+        self.agent.as_ref()
     }
 
     /// How many files there are.
