@@ -138,7 +138,7 @@ impl Agent {
         }
     }
 
-    /// Fetches what is missing of a release's artifacts; nothing is in its place afterwards (§6.5).
+    /// Fetches what is missing of a release's artifacts; nothing is in its place afterwards (§6.9).
     pub(super) async fn stage(
         &mut self,
         adoption: Adoption,

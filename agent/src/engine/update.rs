@@ -1,4 +1,4 @@
-//! The agent's update of itself, between Verify and Fetch (§6.1).
+//! The agent's update of itself, between Verify and Fetch (§6.10).
 
 use shared::digest::Sha256Digest;
 use shared::documents::Phase;
