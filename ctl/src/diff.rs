@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context as _, anyhow};
-use shared::bundle::{FileEntry, Release, open, unpack};
+use shared::bundle::{Artifact, FileEntry, Release, open, unpack};
 use shared::check::secret_dir::SECRETS_ROOT;
 use shared::digest::Sha256Digest;
 use shared::limits;
 use shared::names::{EntryPath, Place, ReleaseNumber};
 use shared::store::{Backoff, Fetched, keys, with_retries};
-use shared::trust::ReleaseTarget;
+use shared::trust::{AgentTarget, ReleaseTarget};
 use shared::wrap::WrapContext;
 use similar::TextDiff;
 
@@ -51,6 +51,44 @@ impl fmt::Display for Change {
         }
         Ok(())
     }
+}
+
+/// What differs beyond files, a line each: artifacts, unit restarts, the agent. None of it is secret.
+#[must_use]
+pub fn host_changes(
+    current: Option<&Release>,
+    agent: Option<&AgentTarget>,
+    content: &Content,
+) -> Vec<String> {
+    let index = current.map(Release::index);
+    let (old, old_restarts) = index.map_or((&[][..], &[][..]), |i| (&i.artifacts, &i.restarts));
+    let mut lines = Vec::new();
+    for new in content.artifacts() {
+        match old.iter().find(|o| o.name == new.name) {
+            None => lines.push(format!("  added artifact {} at {}", new.target, new.path)),
+            Some(same) if same == new => {}
+            Some(was) if was.target != new.target => lines.push(format!(
+                "  changed artifact {} to {}",
+                was.target, new.target
+            )),
+            Some(_) => lines.push(format!("  changed artifact {}", new.target)),
+        }
+    }
+    let kept = |o: &&Artifact| !content.artifacts().iter().any(|n| n.name == o.name);
+    let removed = old.iter().filter(kept);
+    lines.extend(removed.map(|o| format!("  removed artifact {} from {}", o.target, o.path)));
+    if old_restarts != content.restarts() {
+        lines.push("  changed the units to restart".to_owned());
+    }
+    if agent != content.agent() {
+        let version = |a: Option<&AgentTarget>| a.map_or("none", |a| &a.version).to_owned();
+        lines.push(format!(
+            "  changed the agent from {} to {}",
+            version(agent),
+            version(content.agent())
+        ));
+    }
+    lines
 }
 
 /// Fetches and opens a published release, with every check that a node makes of it.

@@ -122,8 +122,14 @@ impl Artifacts {
     /// # Errors
     /// A directory that cannot be made.
     pub fn to_stage(&mut self, missing: &[Artifact]) -> Result<Vec<Staging>, DiskError> {
-        self.staged
-            .retain(|s| s.at.is_file() && missing.contains(&s.artifact));
+        for old in std::mem::take(&mut self.staged) {
+            if !missing.contains(&old.artifact) {
+                // What an earlier release wanted only takes room.
+                let _ = shared::durable::remove_file(&old.at);
+            } else if old.at.is_file() {
+                self.staged.push(old);
+            }
+        }
         let mut stagings = Vec::new();
         for artifact in missing {
             if self.staged.iter().any(|s| s.artifact == *artifact) {

@@ -22,23 +22,30 @@ pub use list::{AGENT, ArtifactEntry, ArtifactList, FILE};
 pub use objects::{ensure, keep, upload_agent};
 pub use source::{fetch, is_url};
 
-/// The artifacts that a group's `node.yaml` asks for, with the bytes that the list has for them.
+/// What a group's `node.yaml` asks for, as far as the list has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resolved {
+    /// With the bytes that the list has for them.
+    pub artifacts: Vec<Artifact>,
+    /// The names that are not in the list: nodes that only play machines do without them, machines cannot.
+    pub unlisted: Vec<String>,
+}
+
+/// Looks the artifacts of a group's `node.yaml` up.
 ///
 /// # Errors
-/// A [`crate::exit::Mistake`] with every one that the list does not have, or has in another form.
+/// A [`crate::exit::Mistake`] with every one that the list has in another form.
 pub fn resolve(
     group: &GroupName,
     places: &[ArtifactPlace],
     list: &ArtifactList,
-) -> anyhow::Result<Vec<Artifact>> {
+) -> anyhow::Result<Resolved> {
     let mut mistakes = Vec::new();
-    let mut artifacts = Vec::new();
+    let mut resolved = Resolved::default();
     for place in places {
         let name = &place.name;
         let Some(entry) = list.get(name) else {
-            mistakes.push(format!(
-                "manifests/{group}/node.yaml: artifact {name} is not in {FILE}: `platformctl artifacts add {name} SOURCE`"
-            ));
+            resolved.unlisted.push(name.clone());
             continue;
         };
         if entry.archive != (place.unpack == Unpack::TarZst) {
@@ -50,7 +57,7 @@ pub fn resolve(
                 "manifests/{group}/node.yaml: artifact {name} is {is} in {FILE}: it needs {wants}"
             ));
         }
-        artifacts.push(Artifact {
+        resolved.artifacts.push(Artifact {
             name: name.clone(),
             target: entry.target(),
             sha256: entry.sha256,
@@ -62,9 +69,20 @@ pub fn resolve(
         });
     }
     match mistakes.is_empty() {
-        true => Ok(artifacts),
+        true => Ok(resolved),
         false => Err(mistake(mistakes.join("\n"))),
     }
+}
+
+/// What is wrong with a release of `group` without these artifacts, and what to do.
+#[must_use]
+pub fn unlisted(group: &GroupName, names: &[String]) -> String {
+    let lines = names.iter().map(|name| {
+        format!(
+            "manifests/{group}/node.yaml: artifact {name} is not in {FILE}: `platformctl artifacts add {name} SOURCE`"
+        )
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// The agent that the list names, as a release's signed facts do.
@@ -100,4 +118,58 @@ pub fn join(all: impl IntoIterator<Item = ListedTarget>) -> anyhow::Result<Vec<L
         }
     }
     Ok(listed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::bundle::Mode;
+    use shared::digest::Sha256Digest;
+
+    #[test]
+    fn an_artifact_has_the_bytes_of_the_list_and_the_place_of_the_node_file() {
+        let mut list = ArtifactList::default();
+        let entry = ArtifactEntry {
+            name: "plugins".into(),
+            version: "v1".into(),
+            source: "plugins.tgz".into(),
+            source_sha256: Sha256Digest::of(b"tgz"),
+            member: None,
+            archive: true,
+            sha256: Sha256Digest::of(b"zst"),
+            bytes: 3,
+        };
+        list.put(entry).unwrap();
+        let group = "secure".parse().unwrap();
+        let mut place = ArtifactPlace {
+            name: "plugins".into(),
+            path: "/opt/cni/bin".into(),
+            mode: Mode::new(0o755),
+            unpack: Unpack::TarZst,
+            restart: None,
+        };
+        let other = ArtifactPlace {
+            name: "kubelet".into(),
+            ..place.clone()
+        };
+        let found = resolve(&group, &[place.clone(), other], &list).unwrap();
+        assert_eq!(found.unlisted, ["kubelet"]);
+        let one = &found.artifacts[0];
+        assert_eq!((one.target.as_str(), one.bytes), ("plugins-v1", 3));
+        assert_eq!(one.path, "/opt/cni/bin");
+        place.unpack = Unpack::None;
+        assert!(resolve(&group, &[place], &list).is_err());
+    }
+
+    #[test]
+    fn one_name_does_not_stand_for_two_contents() {
+        let target = |bytes: &[u8]| ListedTarget {
+            name: "kubelet-v1".into(),
+            length: bytes.len() as u64,
+            sha256: Sha256Digest::of(bytes),
+            custom: std::collections::HashMap::new(),
+        };
+        assert_eq!(join([target(b"a"), target(b"a")]).unwrap().len(), 1);
+        assert!(join([target(b"a"), target(b"b")]).is_err());
+    }
 }

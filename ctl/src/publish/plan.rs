@@ -96,7 +96,7 @@ impl Planned {
             published,
         };
         if !planned.is_unchanged() {
-            planned.check(choices)?;
+            planned.check(choices, context.workspace.environment.on_aws())?;
         }
         Ok(planned)
     }
@@ -114,8 +114,13 @@ impl Planned {
         })
     }
 
-    fn check(&self, choices: Choices) -> anyhow::Result<()> {
+    fn check(&self, choices: Choices, on_aws: bool) -> anyhow::Result<()> {
         let group = &self.group;
+        // Nodes of the embedded default only play machines: no kubelet runs there.
+        let unlisted = self.content.unlisted();
+        if on_aws && !unlisted.is_empty() {
+            return Err(mistake(crate::artifact::unlisted(group, unlisted)));
+        }
         let stops_pods = self.content.has_no_manifest() && self.published.current().is_some();
         if stops_pods && !choices.allow_empty {
             return Err(mistake(format!(

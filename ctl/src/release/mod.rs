@@ -30,6 +30,7 @@ pub struct Content {
     bytes: BTreeMap<EntryPath, SecretBytes>,
     restarts: Vec<Restart>,
     artifacts: Vec<Artifact>,
+    unlisted: Vec<String>,
     agent: Option<AgentTarget>,
 }
 
@@ -71,7 +72,7 @@ pub fn prepare(
     now: Timestamp,
 ) -> anyhow::Result<(Content, Vec<Finding>)> {
     let input = render_input(workspace, group)?;
-    let findings = lint(&input, now);
+    let mut findings = lint(&input, now);
     if findings.iter().any(|f| f.severity == Severity::Error) {
         let failed = LintFailed {
             group: group.clone(),
@@ -87,6 +88,7 @@ pub fn prepare(
         bytes: BTreeMap::new(),
         restarts: Vec::new(),
         artifacts: Vec::new(),
+        unlisted: Vec::new(),
         agent: None,
     };
     for (pod, files) in input.secrets.iter().chain(&rendered.files) {
@@ -109,7 +111,19 @@ pub fn prepare(
     let paths = content.entries.iter().map(|entry| &entry.path);
     content.restarts = rendered.node.restarts_for(paths).map_err(RenderErrors)?;
     let list = ArtifactList::load(&workspace.directory)?;
-    content.artifacts = artifact::resolve(group, &rendered.node.artifacts, &list)?;
+    let resolved = artifact::resolve(group, &rendered.node.artifacts, &list)?;
+    content.artifacts = resolved.artifacts;
+    content.unlisted = resolved.unlisted;
+    if !content.unlisted.is_empty() {
+        findings.push(Finding {
+            severity: Severity::Warning,
+            file: format!("{group}/node.yaml"),
+            line: None,
+            path: Some("artifacts".to_owned()),
+            message: format!("{} not in {}", content.unlisted.join(", "), artifact::FILE),
+            help: Some("`platformctl artifacts add NAME SOURCE` lists one".to_owned()),
+        });
+    }
     content.agent = artifact::agent_of(&list);
     // Any number does to see whether the limits are kept.
     content.number(ReleaseNumber::from(std::num::NonZeroU64::MIN))?;
@@ -167,10 +181,22 @@ impl Content {
         Ok(keys.group_key.authenticate(&[&bytes]))
     }
 
+    /// The units that it restarts.
+    #[must_use]
+    pub fn restarts(&self) -> &[Restart] {
+        &self.restarts
+    }
+
     /// The artifacts that it asks for.
     #[must_use]
     pub fn artifacts(&self) -> &[Artifact] {
         &self.artifacts
+    }
+
+    /// What `node.yaml` asks for and no artifact is listed for.
+    #[must_use]
+    pub fn unlisted(&self) -> &[String] {
+        &self.unlisted
     }
 
     /// The agent that is to adopt it.
