@@ -36,11 +36,11 @@ impl Machine {
     }
 
     fn install(&self, text: &str) {
+        // Opening sweeps what a killed process left.
+        let updater = self.updater("old");
         let fetched = self.0.path().join("bin/.platform-agent-x");
         fs::write(&fetched, text).unwrap();
-        self.updater("old")
-            .install(&fetched, &wanted(text))
-            .unwrap();
+        updater.install(&fetched, &wanted(text)).unwrap();
     }
 }
 

@@ -37,6 +37,8 @@ enum Verb {
 }
 
 #[derive(Debug, Args)]
+// Its --version is the artifact's.
+#[command(disable_version_flag = true)]
 struct AddArgs {
     #[command(flatten)]
     environment: EnvironmentArg,
