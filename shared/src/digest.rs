@@ -11,9 +11,9 @@ use sha2::{Digest, Sha256};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sha256Digest([u8; 32]);
 
-/// A digest of bytes that come in pieces.
-#[derive(Clone, Default)]
-pub struct Sha256Writer(Sha256);
+/// A digest of bytes that come in pieces. By aws-lc, which is several times as fast where there is much to digest.
+#[derive(Clone)]
+pub struct Sha256Writer(aws_lc_rs::digest::Context);
 
 /// The text is not 64 lower-case hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,7 +59,10 @@ impl Sha256Writer {
     /// The digest of all of them.
     #[must_use]
     pub fn finish(self) -> Sha256Digest {
-        Sha256Digest(self.0.finalize().into())
+        let mut raw = [0_u8; 32];
+        // SHA-256 has that length.
+        raw.copy_from_slice(self.0.finish().as_ref());
+        Sha256Digest(raw)
     }
 
     /// The digest and the length of everything that `reader` gives, in constant memory.
@@ -80,6 +83,12 @@ impl Sha256Writer {
             hash.update(buffer.get(..n).unwrap_or_default());
             length += n as u64;
         }
+    }
+}
+
+impl Default for Sha256Writer {
+    fn default() -> Self {
+        Self(aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256))
     }
 }
 
@@ -131,6 +140,13 @@ impl<'de> Deserialize<'de> for Sha256Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_give_the_digest_of_the_whole() {
+        let bytes: Vec<u8> = (0..200_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        let read = Sha256Writer::of_reader(&bytes[..]).unwrap();
+        assert_eq!(read, (Sha256Digest::of(&bytes), 200_000));
+    }
 
     #[test]
     fn known_vector() {
