@@ -13,8 +13,9 @@ use crate::cli::{Command, HoldArgs};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, ConfigError};
 use crate::disk::{DiskError, verify_offline};
-use crate::engine::{Agent, Outcome};
+use crate::engine::{Agent, Ended, Outcome};
 use crate::hold::HoldFile;
+use crate::systemd::ServiceManager;
 use crate::{http, parts};
 
 /// How the process ends.
@@ -72,12 +73,19 @@ impl Exit {
 }
 
 async fn run(config: &Config) -> anyhow::Result<Exit> {
-    let parts = parts::open(config).await?;
+    let shutdown = on_signal().context("cannot listen for signals")?;
+    let mut service_manager = ServiceManager::from_environment();
+    let Some(facts) = parts::wait_for_facts(config, &mut service_manager, shutdown.clone()).await
+    else {
+        return Ok(Exit::Done);
+    };
+    let mut parts = parts::open(config, facts).await?;
+    parts.service_manager = service_manager;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         environment = %config.environment,
         group = %config.group,
-        node = %config.node,
+        node = %parts.identity.node,
         bucket = config.bucket,
         release = ?parts.disk.release(),
         "platform-agent"
@@ -88,12 +96,15 @@ async fn run(config: &Config) -> anyhow::Result<Exit> {
             http::serve(address, metrics).await;
         })
     });
-    let shutdown = on_signal().context("cannot listen for signals")?;
-    Agent::new(parts).run(shutdown).await;
+    let ended = Agent::new(parts).run(shutdown).await;
     if let Some(server) = server {
         server.abort();
     }
-    Ok(Exit::Done)
+    // systemd starts the agent again in any case (Restart=always).
+    Ok(match ended {
+        Ended::Stopped | Ended::Updated => Exit::Done,
+        Ended::Unconfirmed => Exit::Failed,
+    })
 }
 
 /// Becomes true at the first SIGTERM or SIGINT.
@@ -112,7 +123,8 @@ fn on_signal() -> std::io::Result<watch::Receiver<bool>> {
 }
 
 async fn once(config: &Config) -> anyhow::Result<Exit> {
-    let mut agent = Agent::new(parts::open(config).await?);
+    let facts = parts::facts(config)?;
+    let mut agent = Agent::new(parts::open(config, facts).await?);
     let outcome = agent.once().await;
     let release = match agent.release() {
         Some(n) => format!("release {n}"),
@@ -120,6 +132,7 @@ async fn once(config: &Config) -> anyhow::Result<Exit> {
     };
     match outcome {
         Outcome::Adopted(release) => say(&format!("adopted release {release}")),
+        Outcome::Updated => say("updated this agent: run it again"),
         Outcome::Unchanged => say(&format!("{release} is current")),
         Outcome::Held => {
             let reason = agent.hold().map_or("", |h| h.reason.as_str());

@@ -2,7 +2,9 @@
 //!
 //! - [`engine`]: the loop, from the poll to the report, over I/O that it is given;
 //! - [`disk`]: all that is done to the node's files: plan, apply, verify, repair, under one lock;
-//! - [`config`], [`parts`]: the configuration file, and the engine's parts made from it;
+//! - [`artifacts`], [`units`], [`kubelet`]: what else a release brings to the host: binaries, unit restarts, a certificate;
+//! - [`update`]: how the agent replaces itself;
+//! - [`config`], [`facts`], [`parts`]: the configuration file, and the engine's parts made from it;
 //! - [`cli`], [`commands`]: the command line and its verbs;
 //! - [`drift`], [`hold`], [`clock`]: what wakes, stops and dates the loop;
 //! - [`status`], [`trouble`], [`metrics`], [`http`], [`systemd`]: what others are told.
@@ -15,6 +17,7 @@
     )
 )]
 
+pub mod artifacts;
 pub mod cli;
 pub mod clock;
 pub mod commands;
@@ -22,12 +25,16 @@ pub mod config;
 pub mod disk;
 pub mod drift;
 pub mod engine;
+pub mod facts;
 #[cfg(feature = "failpoints")]
 pub mod failpoints;
 pub mod hold;
 pub mod http;
+pub mod kubelet;
 pub mod metrics;
 pub mod parts;
 pub mod status;
 pub mod systemd;
 pub mod trouble;
+pub mod units;
+pub mod update;

@@ -59,6 +59,12 @@ pub struct Metrics {
     pub foreign_files: Gauge,
     /// 1 while every directory is watched for drift.
     pub drift_watch: Gauge,
+    /// 1 while the release names an agent that was tried and put back.
+    pub update_rejected: Gauge,
+    /// Artifacts installed, or put back.
+    pub artifacts_installed: Counter,
+    /// Unit restarts asked for.
+    pub unit_restarts: Counter,
     health: Arc<Mutex<Health>>,
 }
 
@@ -98,6 +104,9 @@ impl Metrics {
             hold: Gauge::default(),
             foreign_files: Gauge::default(),
             drift_watch: Gauge::default(),
+            update_rejected: Gauge::default(),
+            artifacts_installed: Counter::default(),
+            unit_restarts: Counter::default(),
             health: Arc::new(Mutex::new(Health {
                 disk: Some("the agent is starting"),
                 last_success: None,
@@ -113,6 +122,16 @@ impl Metrics {
             m.adoption.clone(),
         );
         r.register("drift_repaired", "Files put back", m.drift_repaired.clone());
+        r.register(
+            "artifacts_installed",
+            "Artifacts installed, or put back",
+            m.artifacts_installed.clone(),
+        );
+        r.register(
+            "unit_restarts",
+            "Unit restarts asked for",
+            m.unit_restarts.clone(),
+        );
         for (name, help, gauge) in [
             (
                 "release_number",
@@ -144,6 +163,11 @@ impl Metrics {
                 "drift_watch",
                 "1 while every directory is watched for drift",
                 &m.drift_watch,
+            ),
+            (
+                "update_rejected",
+                "1 while the release names an agent that was tried and put back",
+                &m.update_rejected,
             ),
         ] {
             r.register(name, help, gauge.clone());

@@ -1,21 +1,34 @@
 //! The engine's parts, made from the configuration.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use aws_credential_types::Credentials;
 use shared::store::{ObjectStore, S3Store, aws_config_loader};
 use shared::trust::TrustStore;
 use shared::wrap::{KeyWrap, KmsWrap, LocalWrap};
+use tokio::sync::watch;
 
+use crate::artifacts::Artifacts;
 use crate::clock::SystemClock;
-use crate::config::{Config, KeyWrapConfig, StoreCredentials};
+use crate::config::{Config, KeyWrapConfig, NodeSource, StoreCredentials};
 use crate::disk::{Disk, NodePaths};
 use crate::drift::DriftWatch;
-use crate::engine::Parts;
+use crate::engine::{Host, Parts};
+use crate::facts::{FactsError, NodeFacts};
+use crate::kubelet::KubeletCertificate;
 use crate::metrics::Metrics;
 use crate::status::NodeIdentity;
 use crate::systemd::ServiceManager;
+use crate::trouble::chain;
+use crate::units::{NoUnits, PendingRestarts, Systemctl, UnitManager};
+use crate::update::Updater;
+
+/// Time between two looks for the node's facts.
+const FACTS_PAUSE: Duration = Duration::from_secs(1);
+/// Every how many looks the log says that it waits.
+const TELL_EVERY: u32 = 60;
 
 /// The node's paths.
 #[must_use]
@@ -27,7 +40,7 @@ pub fn paths(config: &Config) -> NodePaths {
 ///
 /// # Errors
 /// What cannot be opened or read, naming the file; a [`crate::disk::DiskError`] of the disk is in the chain.
-pub async fn open(config: &Config) -> anyhow::Result<Parts> {
+pub async fn open(config: &Config, facts: NodeFacts) -> anyhow::Result<Parts> {
     let disk = Disk::open(
         paths(config),
         config.environment.clone(),
@@ -41,6 +54,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Parts> {
     })?;
     let trust = TrustStore::open(&disk.paths().trust(), &baked)?;
     let (store, key_wrap) = clients(config).await?;
+    let host = host(config, &facts)?;
     let watched = vec![
         disk.paths().manifests(),
         disk.paths().secrets(),
@@ -51,7 +65,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Parts> {
         identity: NodeIdentity {
             environment: config.environment.clone(),
             group: config.group.clone(),
-            node: config.node.clone(),
+            node: facts.id,
         },
         poll_interval: config.poll_interval,
         store,
@@ -62,6 +76,73 @@ pub async fn open(config: &Config) -> anyhow::Result<Parts> {
         drift: DriftWatch::new(watched),
         metrics: Metrics::new(config.poll_interval),
         service_manager: ServiceManager::from_environment(),
+        host,
+    })
+}
+
+/// Which node it is, by its configuration or by the file that says it.
+///
+/// # Errors
+/// [`FactsError`].
+pub fn facts(config: &Config) -> Result<NodeFacts, FactsError> {
+    match &config.node {
+        NodeSource::Name(id) => Ok(NodeFacts {
+            id: id.clone(),
+            name: None,
+        }),
+        NodeSource::Facts(path) => NodeFacts::load(path),
+    }
+}
+
+/// As [`facts`], waiting until the boot unit has written them; none where the process is to end first. The agent is not
+/// READY meanwhile, and kubelet, which needs the same file, waits with it.
+pub async fn wait_for_facts(
+    config: &Config,
+    service_manager: &mut ServiceManager,
+    mut shutdown: watch::Receiver<bool>,
+) -> Option<NodeFacts> {
+    let mut told = 0_u32;
+    loop {
+        let error = match facts(config) {
+            Ok(facts) => return Some(facts),
+            Err(error) => chain(&error),
+        };
+        service_manager.status(format!("waiting: {error}"));
+        service_manager.feed();
+        if told.is_multiple_of(TELL_EVERY) {
+            tracing::warn!(error, "waiting for the node's facts");
+        }
+        told = told.wrapping_add(1);
+        tokio::select! {
+            () = tokio::time::sleep(FACTS_PAUSE) => {}
+            _ = shutdown.wait_for(|stop| *stop) => return None,
+        }
+    }
+}
+
+fn host(config: &Config, facts: &NodeFacts) -> anyhow::Result<Host> {
+    let (root, state) = (&config.root_directory, &config.state_directory);
+    let units: Arc<dyn UnitManager> = match &config.systemctl {
+        Some(program) => Arc::new(Systemctl::new(program.clone())),
+        None => Arc::new(NoUnits),
+    };
+    let kubelet = match config.kubelet.client_certificate {
+        false => None,
+        true => {
+            let name = config.kubelet.node_name.as_ref().or(facts.name.as_ref());
+            let name = name.context(
+                "NODE_NAME is missing in the node's facts, and [kubelet] client_certificate needs it",
+            )?;
+            Some(KubeletCertificate::new(state, name))
+        }
+    };
+    Ok(Host {
+        artifacts: Artifacts::open(root, state, config.artifact_directories.clone())?,
+        units,
+        restart_units: config.restart_units.clone(),
+        pending: PendingRestarts::open(state)?,
+        updater: Updater::open(state, config.update_confirm_within)?,
+        kubelet,
     })
 }
 

@@ -119,6 +119,8 @@ mod tests {
             group: "secure".parse().unwrap(),
             node: "r:i-1".parse().unwrap(),
             agent_version: "1".into(),
+            agent_sha256: None,
+            update_rejected: None,
             release: None,
             published: None,
             phase: Phase::Idle,

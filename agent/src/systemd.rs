@@ -6,6 +6,9 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::time::{Instant, sleep_until};
 
+/// How much longer the start may take from each sign of progress on.
+const START_MICROSECONDS: u32 = 120_000_000;
+
 /// The service manager, if there is one.
 #[derive(Debug)]
 pub struct ServiceManager {
@@ -13,7 +16,7 @@ pub struct ServiceManager {
     listens: bool,
     ready: bool,
     said: String,
-    /// How often to feed the watchdog, where one is set.
+    /// How often to feed the watchdog, where one is set, and to ask for more time before READY.
     feed_every: Option<Duration>,
     fed: Instant,
 }
@@ -67,6 +70,11 @@ impl ServiceManager {
     /// The loop has got on.
     pub fn feed(&mut self) {
         self.fed = Instant::now();
+        // The watchdog watches only from READY on: before it, a loop that gets on asks for more time to start, and one
+        // that hangs is ended by TimeoutStartSec.
+        if self.listens && !self.ready {
+            self.send(&[NotifyState::ExtendTimeoutUsec(START_MICROSECONDS)]);
+        }
         if self.feed_every.is_some() {
             self.send(&[NotifyState::Watchdog]);
         }

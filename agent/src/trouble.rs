@@ -16,8 +16,16 @@ pub enum Source {
     Disk,
     /// Verifying, fetching or writing a release.
     Adoption,
+    /// Installed artifacts that are not as they were installed.
+    Artifacts,
+    /// Units of the host that could not be restarted.
+    Units,
+    /// The kubelet's client certificate.
+    Certificate,
     /// Asking the store.
     Poll,
+    /// The agent that the release names and that is not installed.
+    Update,
     /// Metadata that has expired.
     Expiry,
 }

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context as _, anyhow};
-use shared::bundle::{FileEntry, Index, Origin, Release, open, unpack};
+use shared::bundle::{Artifact, FileEntry, Origin, Release, open, unpack};
 use shared::check::secret_dir::SECRETS_ROOT;
 use shared::digest::Sha256Digest;
 use shared::limits;
 use shared::names::{EntryPath, Place, ReleaseNumber};
 use shared::store::{Backoff, Fetched, keys, with_retries};
-use shared::trust::ReleaseTarget;
+use shared::trust::{AgentTarget, ReleaseTarget};
 use shared::wrap::WrapContext;
 use similar::TextDiff;
 
@@ -25,8 +25,7 @@ const DIGEST_LENGTH: usize = 64;
 /// One file that differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// A file's path, or the part of the index.
-    what: String,
+    path: EntryPath,
     kind: Kind,
     /// A unified diff, for a file whose text is shown.
     text: String,
@@ -46,12 +45,50 @@ impl fmt::Display for Change {
             Kind::Removed => "removed",
             Kind::Changed => "changed",
         };
-        write!(f, "  {kind} {}", self.what)?;
+        write!(f, "  {kind} {}", self.path)?;
         for line in self.text.lines() {
             write!(f, "\n    {line}")?;
         }
         Ok(())
     }
+}
+
+/// What differs beyond files, a line each: artifacts, unit restarts, the agent. None of it is secret.
+#[must_use]
+pub fn host_changes(
+    current: Option<&Release>,
+    agent: Option<&AgentTarget>,
+    content: &Content,
+) -> Vec<String> {
+    let index = current.map(Release::index);
+    let (old, old_restarts) = index.map_or((&[][..], &[][..]), |i| (&i.artifacts, &i.restarts));
+    let mut lines = Vec::new();
+    for new in content.artifacts() {
+        match old.iter().find(|o| o.name == new.name) {
+            None => lines.push(format!("  added artifact {} at {}", new.target, new.path)),
+            Some(same) if same == new => {}
+            Some(was) if was.target != new.target => lines.push(format!(
+                "  changed artifact {} to {}",
+                was.target, new.target
+            )),
+            Some(_) => lines.push(format!("  changed artifact {}", new.target)),
+        }
+    }
+    let kept = |o: &&Artifact| !content.artifacts().iter().any(|n| n.name == o.name);
+    let removed = old.iter().filter(kept);
+    lines.extend(removed.map(|o| format!("  removed artifact {} from {}", o.target, o.path)));
+    if old_restarts != content.restarts() {
+        lines.push("  changed the units to restart".to_owned());
+    }
+    if agent != content.agent() {
+        let version = |a: Option<&AgentTarget>| a.map_or("none", |a| &a.version).to_owned();
+        lines.push(format!(
+            "  changed the agent from {} to {}",
+            version(agent),
+            version(content.agent())
+        ));
+    }
+    lines
 }
 
 /// Fetches and opens a published release, with every check that a node makes of it.
@@ -119,28 +156,12 @@ pub fn compare(published: Option<&Release>, content: &Content) -> anyhow::Result
         let side = |r: Option<&Release>| text_of(r, path);
         let (before, after) = (side(published), side(Some(&next)));
         Some(Change {
-            what: path.to_string(),
+            path: path.clone(),
             kind,
             text: shown(&before, &after),
         })
     });
-    let mut changes: Vec<Change> = changes.collect();
-    let (before, after) = (published.map(Release::index), next.index());
-    let lists = |index: &Index| (index.restarts.clone(), index.artifacts.clone());
-    let (old_restarts, old_artifacts) = before.map(lists).unwrap_or_default();
-    for (what, differs) in [
-        ("unit restarts", old_restarts != after.restarts),
-        ("artifacts", old_artifacts != after.artifacts),
-    ] {
-        if differs {
-            changes.push(Change {
-                what: what.to_owned(),
-                kind: Kind::Changed,
-                text: String::new(),
-            });
-        }
-    }
-    Ok(changes)
+    Ok(changes.collect())
 }
 
 /// The text of a manifest or of a host file that a template made; nothing for any other file.

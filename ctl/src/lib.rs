@@ -13,6 +13,7 @@
     )
 )]
 
+pub mod artifact;
 pub mod cmd;
 pub mod context;
 pub mod dev;

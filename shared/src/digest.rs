@@ -1,6 +1,7 @@
 //! SHA-256 as a value, and HMAC-SHA256 with a group's key.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -9,6 +10,10 @@ use sha2::{Digest, Sha256};
 /// A SHA-256 digest; shown and parsed as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sha256Digest([u8; 32]);
+
+/// A digest of bytes that come in pieces. By aws-lc, which is several times as fast where there is much to digest.
+#[derive(Clone)]
+pub struct Sha256Writer(aws_lc_rs::digest::Context);
 
 /// The text is not 64 lower-case hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +45,56 @@ impl Sha256Digest {
     #[must_use]
     pub fn short(&self) -> String {
         hex::encode(self.0).chars().take(12).collect()
+    }
+}
+
+// === impl Sha256Writer ===
+
+impl Sha256Writer {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all of them.
+    #[must_use]
+    pub fn finish(self) -> Sha256Digest {
+        let mut raw = [0_u8; 32];
+        // SHA-256 has that length.
+        raw.copy_from_slice(self.0.finish().as_ref());
+        Sha256Digest(raw)
+    }
+
+    /// The digest and the length of everything that `reader` gives, in constant memory.
+    ///
+    /// # Errors
+    /// What the reader says.
+    pub fn of_reader(mut reader: impl io::Read) -> io::Result<(Sha256Digest, u64)> {
+        let mut hash = Self::default();
+        let mut buffer = vec![0_u8; 64 * 1024];
+        let mut length = 0;
+        loop {
+            let n = match reader.read(&mut buffer) {
+                Ok(0) => return Ok((hash.finish(), length)),
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            };
+            hash.update(buffer.get(..n).unwrap_or_default());
+            length += n as u64;
+        }
+    }
+}
+
+impl Default for Sha256Writer {
+    fn default() -> Self {
+        Self(aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256))
+    }
+}
+
+impl fmt::Debug for Sha256Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sha256Writer")
     }
 }
 
@@ -85,6 +140,13 @@ impl<'de> Deserialize<'de> for Sha256Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_give_the_digest_of_the_whole() {
+        let bytes: Vec<u8> = (0..200_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        let read = Sha256Writer::of_reader(&bytes[..]).unwrap();
+        assert_eq!(read, (Sha256Digest::of(&bytes), 200_000));
+    }
 
     #[test]
     fn known_vector() {

@@ -169,6 +169,87 @@ impl Drop for Staged {
     }
 }
 
+/// A file that is too large for memory: written piece by piece under a dot name that nobody reads, and put into its place
+/// with [`publish_file`] once it is whole. Dropping it before [`StagedFile::finish`] removes it.
+#[derive(Debug)]
+pub struct StagedFile {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl StagedFile {
+    /// Begins `.platform-NAME` in `directory`, over one that a failure left there.
+    ///
+    /// # Errors
+    /// [`DurableError`] where it cannot be made.
+    pub fn create(directory: &Path, name: &str) -> Result<Self, DurableError> {
+        let path = directory.join(format!("{TEMPORARY_PREFIX}{name}"));
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed("remove", &path)(e)),
+            _ => {}
+        }
+        let file = create_new(&path)?;
+        Ok(Self {
+            path,
+            file: Some(file),
+        })
+    }
+
+    /// Adds bytes at its end.
+    ///
+    /// # Errors
+    /// [`DurableError`].
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), DurableError> {
+        let Self { path, file } = self;
+        match file {
+            Some(file) => file.write_all(bytes).map_err(failed("write", path)),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes it durable, with its final permission bits; gives its path.
+    ///
+    /// # Errors
+    /// [`DurableError`]; it is removed then.
+    pub fn finish(mut self, mode: u32) -> Result<PathBuf, DurableError> {
+        if let Some(file) = &self.file {
+            file.set_permissions(Permissions::from_mode(mode))
+                .map_err(failed("set the mode of", &self.path))?;
+            file.sync_all().map_err(failed("sync", &self.path))?;
+        }
+        self.file = None;
+        Ok(std::mem::take(&mut self.path))
+    }
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            // Best effort: a sweep at start removes what stays.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Renames a finished file over `to`, in one step, and makes that durable.
+///
+/// # Errors
+/// [`DurableError`]; what was at `to` stays then.
+pub fn publish_file(from: &Path, to: &Path) -> Result<(), DurableError> {
+    rename(from, to)?;
+    sync_directory(parent(to))
+}
+
+fn create_new(path: &Path) -> Result<File, DurableError> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
+        .open(path)
+        .map_err(failed("create", path))
+}
+
 /// Puts `bytes` at `path` only where nothing is there yet, without making them durable: for a file inside a directory
 /// that is not visible yet, and that [`sync_tree`] makes durable as a whole.
 ///
@@ -179,13 +260,7 @@ pub fn write_new_file(
     bytes: &[u8],
     attributes: Attributes,
 ) -> Result<(), DurableError> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
-        .open(path)
-        .map_err(failed("create", path))?;
+    let mut file = create_new(path)?;
     // Mode before owner: a process confined to CAP_CHOWN may not chmod what it has given away.
     file.set_permissions(Permissions::from_mode(attributes.mode))
         .map_err(failed("set the mode of", path))?;

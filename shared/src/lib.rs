@@ -3,6 +3,7 @@
 //! Everything both must agree on is here and nowhere else:
 //! - [`names`], [`limits`], [`digest`]: the small types every other module speaks in;
 //! - [`bundle`]: a release as an index and files, packed and strictly unpacked;
+//! - [`artifact`]: the strict archive of many files that an artifact may be;
 //! - [`wrap`]: how a release's age identity is wrapped, by AWS KMS or by a local key file;
 //! - [`store`]: the bucket behind a narrow trait, its S3 adapter, and the keys of its objects;
 //! - [`trust`]: TUF, both verifying (agent) and signing (platformctl);
@@ -22,6 +23,7 @@
     )
 )]
 
+pub mod artifact;
 pub mod bundle;
 pub mod check;
 pub mod digest;

@@ -14,6 +14,10 @@ pub const FILE_BYTES: u64 = 1024 * 1024;
 pub const ARTIFACTS: usize = 32;
 /// Largest artifact, in bytes.
 pub const ARTIFACT_BYTES: u64 = 512 * 1024 * 1024;
+/// Most files in an artifact that is an archive.
+pub const ARTIFACT_FILES: usize = 256;
+/// Most bytes that an artifact unpacks to.
+pub const ARTIFACT_PLAIN_BYTES: u64 = 1024 * 1024 * 1024;
 /// Largest index, in bytes.
 pub const INDEX_BYTES: u64 = 1024 * 1024;
 /// Base-2 logarithm of the largest zstd window that the decoder allocates: 8 MiB.

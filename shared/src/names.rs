@@ -124,6 +124,26 @@ name_type!(
 );
 
 name_type!(
+    /// The path of a file in an artifact that is an archive: relative, plain, at most 100 bytes and four components.
+    ArchivePath,
+    "archive path",
+    |s| {
+        let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        let plain = |part: &str| {
+            !part.is_empty() && !part.starts_with('.') && part.bytes().all(ok)
+        };
+        let parts = s.split('/').count();
+        if s.len() > crate::limits::PATH_BYTES || parts > 4 || !s.split('/').all(plain) {
+            return Err(
+                "must be relative, of letters, digits and ._-, at most four components and 100 bytes, none beginning \
+                 with a dot",
+            );
+        }
+        Ok(())
+    }
+);
+
+name_type!(
     /// A systemd service, such as `kubelet.service`.
     UnitName,
     "unit",

@@ -52,6 +52,8 @@ pub struct NodeSettings {
     pub key_wrap: NodeKeyWrap,
     /// How often the agent asks.
     pub poll_interval_seconds: u64,
+    /// More lines of the configuration file, keys before sections.
+    pub more: String,
 }
 
 /// What opens a release's identity on a node.
@@ -68,6 +70,7 @@ pub enum NodeKeyWrap {
 pub struct Node {
     directory: PathBuf,
     settings: NodeSettings,
+    binary: PathBuf,
     child: Option<Child>,
     /// Where in the log the running agent's part begins.
     log_begins: u64,
@@ -153,6 +156,7 @@ impl Node {
         let node = Self {
             directory: directory.to_owned(),
             settings,
+            binary: agent_binary(),
             child: None,
             log_begins: 0,
         };
@@ -179,6 +183,7 @@ impl Node {
                 name: name.to_owned(),
                 ..self.settings.clone()
             },
+            binary: self.binary.clone(),
             child: None,
             log_begins: 0,
         };
@@ -193,6 +198,20 @@ impl Node {
     pub fn set_endpoint(&mut self, endpoint_url: &str) -> anyhow::Result<()> {
         endpoint_url.clone_into(&mut self.settings.endpoint_url);
         self.write_config()
+    }
+
+    /// Puts more lines into the agent's configuration, from its next start on.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn configure(&mut self, more: &str) -> anyhow::Result<()> {
+        more.clone_into(&mut self.settings.more);
+        self.write_config()
+    }
+
+    /// Runs another binary than the one under test, from the next start on.
+    pub fn run_binary(&mut self, binary: PathBuf) {
+        self.binary = binary;
     }
 
     fn write_config(&self) -> anyhow::Result<()> {
@@ -216,6 +235,7 @@ impl Node {
         ] {
             config.push_str(&format!("{key} = {value}\n"));
         }
+        config.push_str(&s.more);
         config.push_str(&match &s.key_wrap {
             NodeKeyWrap::LocalFile(path) => {
                 let path = text(&path.display());
@@ -337,7 +357,7 @@ impl Node {
     // --- the process
 
     fn command(&self, verb: &str) -> Command {
-        let mut command = Command::new(agent_binary());
+        let mut command = Command::new(&self.binary);
         command
             .arg(verb)
             .arg("--config")

@@ -107,6 +107,7 @@ impl Scene {
             trusted_root: roots.first().context("a root")?.clone(),
             key_wrap: NodeKeyWrap::LocalFile(state.join("wrap.key")),
             poll_interval_seconds: 1,
+            more: String::new(),
         })
     }
 

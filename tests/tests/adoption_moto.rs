@@ -116,6 +116,7 @@ async fn a_release_wrapped_by_kms_is_adopted_with_one_call_to_it() -> anyhow::Re
         trusted_root: trusted_root(&moto).await?,
         key_wrap: NodeKeyWrap::AwsKms(key.clone()),
         poll_interval_seconds: 1,
+        more: String::new(),
     };
     let mut node = Node::lay_out(&directory.path().join("node"), settings.clone())?;
     node.start()?;

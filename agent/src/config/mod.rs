@@ -11,11 +11,16 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use shared::names::{EnvironmentName, GroupName, NodeId};
+use shared::names::{EnvironmentName, GroupName, NodeId, UnitName};
 
 pub use credentials::{CredentialsError, StoreCredentials};
 
 use reader::Reader;
+
+use crate::artifacts::DEFAULT_DIRECTORIES;
+use crate::facts::is_node_name;
+use crate::units::{DEFAULT_UNITS, SYSTEMCTL};
+use crate::update::CONFIRM_WITHIN_SECONDS;
 
 /// Where `/etc/kubernetes` lies, if the file does not say.
 pub const DEFAULT_ROOT_DIRECTORY: &str = "/";
@@ -35,9 +40,9 @@ pub struct Config {
     pub environment: EnvironmentName,
     /// The node's group.
     pub group: GroupName,
-    /// The node's own name. It is required, and not asked of the instance metadata service: the bucket's policy is
-    /// what decides under which name a node may write, and a wrong guess would only show there.
-    pub node: NodeId,
+    /// The node's own name. It is not asked of the instance metadata service: the bucket's policy is what decides under
+    /// which name a node may write, and a wrong guess would only show there.
+    pub node: NodeSource,
     /// The secrets bucket.
     pub bucket: String,
     /// Its region.
@@ -58,6 +63,34 @@ pub struct Config {
     pub key_wrap: KeyWrapConfig,
     /// A file with credentials; none means AWS's default chain.
     pub credentials_file: Option<PathBuf>,
+    /// Units that a release may restart.
+    pub restart_units: Vec<UnitName>,
+    /// What restarts them; none leaves them alone.
+    pub systemctl: Option<PathBuf>,
+    /// Directories below which a release's artifacts may go, as paths below the root directory.
+    pub artifact_directories: Vec<PathBuf>,
+    /// How long an updated agent may run without having confirmed a poll.
+    pub update_confirm_within: Duration,
+    /// Whether the agent issues the kubelet's client certificate, and under which name, where the facts do not say.
+    pub kubelet: KubeletConfig,
+}
+
+/// Who says which node it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeSource {
+    /// The configuration.
+    Name(NodeId),
+    /// A file that a boot unit writes; see [`crate::facts`].
+    Facts(PathBuf),
+}
+
+/// What the agent does for the kubelet beside its files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KubeletConfig {
+    /// Issue its client certificate from the CA of the release.
+    pub client_certificate: bool,
+    /// Its node name; none takes it from the node's facts.
+    pub node_name: Option<String>,
 }
 
 /// What opens a release's identity.
@@ -153,7 +186,7 @@ impl Config {
             .required_text("environment")
             .checked(EnvironmentName::new);
         let group = file.required_text("group").checked(GroupName::new);
-        let node = file.required_text("node").checked(NodeId::new);
+        let node = node(&mut file);
         let bucket = file.required_text("bucket").checked(not_empty);
         let region = file.required_text("region").checked(not_empty);
         let endpoint_url = file.text("endpoint_url").checked_if_given(http_url);
@@ -171,6 +204,24 @@ impl Config {
             .text_or("metrics_listen", DEFAULT_METRICS_LISTEN)
             .checked(listen);
         let credentials_file = file.text("credentials_file").checked_if_given(absolute);
+        let restart_units = file
+            .texts_or("restart_units", &DEFAULT_UNITS)
+            .checked(|names| names.into_iter().map(UnitName::new).collect());
+        let artifact_directories = file
+            .texts_or("artifact_directories", &DEFAULT_DIRECTORIES)
+            .checked(|paths| paths.into_iter().map(plain_directory).collect());
+        // On a machine that only plays a node, its real units are left alone.
+        let on_a_machine = root_directory.as_deref() == Some(Path::new(DEFAULT_ROOT_DIRECTORY));
+        let systemctl = file
+            .text_or("systemctl", if on_a_machine { SYSTEMCTL } else { "" })
+            .checked(|text| match text.is_empty() {
+                true => Ok(None),
+                false => absolute(text).map(Some),
+            });
+        let update_confirm_within = file
+            .integer_or("update_confirm_within_seconds", CONFIRM_WITHIN_SECONDS)
+            .checked(seconds);
+        let kubelet = kubelet(&mut file, matches!(node, Some(NodeSource::Facts(_))));
         let key_wrap = key_wrap(&mut file);
         let mistakes = file.finish();
         let all = (|| {
@@ -188,12 +239,66 @@ impl Config {
                 metrics_listen: metrics_listen?,
                 key_wrap: key_wrap?,
                 credentials_file: credentials_file?,
+                restart_units: restart_units?,
+                systemctl: systemctl?,
+                artifact_directories: artifact_directories?,
+                update_confirm_within: update_confirm_within?,
+                kubelet: kubelet?,
             })
         })();
         match all {
             Some(config) if mistakes.is_empty() => Ok(config),
             _ => Err(mistakes),
         }
+    }
+}
+
+fn node(file: &mut Reader<'_>) -> Option<NodeSource> {
+    let name = file.text("node").checked_if_given(NodeId::new);
+    let facts = file.text("node_facts").checked_if_given(absolute);
+    match (name?, facts?) {
+        (Some(name), None) => Some(NodeSource::Name(name)),
+        (None, Some(path)) => Some(NodeSource::Facts(path)),
+        (None, None) => {
+            file.mistake("node is missing (or node_facts, the file that says it)");
+            None
+        }
+        (Some(_), Some(_)) => {
+            file.mistake("node and node_facts are both there: one of them says which node it is");
+            None
+        }
+    }
+}
+
+fn kubelet(file: &mut Reader<'_>, has_facts: bool) -> Option<KubeletConfig> {
+    let Some(mut section) = file.section("kubelet") else {
+        return Some(KubeletConfig::default());
+    };
+    let client_certificate = section
+        .boolean_or("client_certificate", false)
+        .checked(Ok::<_, &str>);
+    let node_name = section
+        .text("node_name")
+        .checked_if_given(|name| match is_node_name(&name) {
+            true => Ok(name),
+            false => Err("must be a lower-case DNS name of at most 63 characters"),
+        });
+    let (client_certificate, node_name) = (client_certificate?, node_name?);
+    if client_certificate && node_name.is_none() && !has_facts {
+        section.mistake("node_name is missing: without node_facts nobody else says it");
+        return None;
+    }
+    Some(KubeletConfig {
+        client_certificate,
+        node_name,
+    })
+}
+
+fn plain_directory(text: String) -> Result<PathBuf, &'static str> {
+    let plain = text.starts_with('/') && !text.split('/').any(|part| part == "." || part == "..");
+    match plain && text.trim_matches('/') != "" {
+        true => Ok(PathBuf::from(text)),
+        false => Err("must be absolute paths of directories, without . and .., not / itself"),
     }
 }
 

@@ -138,6 +138,62 @@ impl<'i> Reader<'i> {
         self.given(key, line, value)
     }
 
+    /// A list of texts with a default.
+    pub(super) fn texts_or(&mut self, key: &'static str, default: &[&str]) -> Given<Vec<String>> {
+        let Some(found) = self.take(key) else {
+            let default = default.iter().map(|t| (*t).to_owned()).collect();
+            return self.given(key, None, Some(default));
+        };
+        let line = Some(line_of(self.text, &found.span()));
+        let texts: Option<Vec<String>> = match found.into_inner() {
+            DeValue::Array(items) => items
+                .into_iter()
+                .map(|item| match item.into_inner() {
+                    DeValue::String(s) => Some(s.into_owned()),
+                    _ => None,
+                })
+                .collect(),
+            _ => None,
+        };
+        if texts.is_none() {
+            self.note(
+                line,
+                format!("{}{key} must be a list of texts in quotes", self.prefix),
+            );
+        }
+        self.given(key, line, texts)
+    }
+
+    /// Yes or no, with a default.
+    pub(super) fn boolean_or(&mut self, key: &'static str, default: bool) -> Given<bool> {
+        let Some(found) = self.take(key) else {
+            return self.given(key, None, Some(default));
+        };
+        let line = Some(line_of(self.text, &found.span()));
+        let value = match found.get_ref() {
+            DeValue::Boolean(value) => Some(*value),
+            _ => None,
+        };
+        if value.is_none() {
+            self.note(line, format!("{}{key} must be true or false", self.prefix));
+        }
+        self.given(key, line, value)
+    }
+
+    /// A mistake that no single key is to blame for.
+    pub(super) fn mistake(&self, message: &str) {
+        self.note(None, format!("{}{message}", self.prefix));
+    }
+
+    /// A table that may be absent.
+    pub(super) fn section(&mut self, key: &'static str) -> Option<Reader<'i>> {
+        if self.table.contains_key(key) {
+            return self.required_section(key);
+        }
+        self.known.push(key);
+        None
+    }
+
     /// A table that must be there.
     pub(super) fn required_section(&mut self, key: &'static str) -> Option<Reader<'i>> {
         let Some(found) = self.take(key) else {

@@ -27,10 +27,12 @@ use std::fmt;
 use std::str::FromStr as _;
 
 use jiff::Timestamp;
-use shared::bundle::Release;
+use shared::bundle::{Release, Restart};
 use shared::digest::Sha256Digest;
 use shared::documents::GroupKey;
+use shared::limits;
 use shared::names::{EnvironmentName, GroupName, ReleaseNumber};
+use shared::secret::SecretBytes;
 
 pub use apply::{ApplyReport, FAIL_POINTS};
 pub use check::{CheckError, CheckProblem, CheckedRelease};
@@ -44,6 +46,7 @@ pub use recover::Recovery;
 pub use repair::RepairReport;
 pub use verify::{Drift, Verification, verify_offline};
 pub use work::{FileOutcome, Outcome};
+pub(crate) use write::create_directory;
 
 /// A node's disk, held by this process alone.
 pub struct Disk {
@@ -137,6 +140,33 @@ impl Disk {
     #[must_use]
     pub fn bundle_digest(&self) -> Option<Sha256Digest> {
         Some(self.ledger.release.as_ref()?.bundle_sha256)
+    }
+
+    /// The bytes of an owned file, by its path in the index (a secret without its directory's digest), if they are still
+    /// those of the ledger.
+    ///
+    /// # Errors
+    /// [`DiskError::Io`] where it can't be read.
+    pub fn owned_bytes(&self, entry: &str) -> Result<Option<SecretBytes>, DiskError> {
+        let is_it = |file: &&OwnedFile| match file.path.place() {
+            OwnedPlace::Secret { directory, name } => {
+                entry == format!("secrets/{}/{name}", directory.pod)
+            }
+            _ => file.path.as_str() == entry,
+        };
+        let Some(file) = self.ledger.files.iter().find(is_it) else {
+            return Ok(None);
+        };
+        let bytes = observe::read(&self.paths.resolve(&file.path), limits::FILE_BYTES)?;
+        Ok(bytes.filter(|bytes| Sha256Digest::of(bytes.expose()) == file.sha256))
+    }
+
+    /// The unit restarts that the committed release asks for, from its verified copy; none where that can't be read.
+    #[must_use]
+    pub fn committed_restarts(&self) -> Vec<Restart> {
+        let committed = self.ledger.release.as_ref();
+        let release = committed.and_then(|c| copy::read(&self.paths, &self.ledger, c).ok());
+        release.map_or_else(Vec::new, |r| r.index().restarts.clone())
     }
 
     /// The group's key; none before the first release.

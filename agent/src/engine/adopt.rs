@@ -76,7 +76,7 @@ impl Agent {
             Ok(Ok(identity)) => Ok(identity),
             Ok(Err(error)) => Err(Failure::unwrap(error)),
             Err(Stop::Failed(failure)) => Err(*failure),
-            Err(Stop::Shutdown) => return Err(Stop::Shutdown),
+            Err(stop) => return Err(stop),
         };
         let identity = match unwrapped {
             Ok(identity) => identity,
@@ -114,7 +114,8 @@ impl Agent {
             .await
             .map_err(|e| Failure::task(Phase::Check, e))?
             .map_err(Failure::check)?;
-        Ok(State::Plan(adoption, checked))
+        self.check_host(&adoption, checked.release().index())?;
+        Ok(State::Stage(adoption, checked))
     }
 
     pub(super) async fn plan(
@@ -152,6 +153,13 @@ impl Agent {
             self.dealt_with(None);
             return Ok(State::Idle);
         }
+        match self.prepare_host(&checked, &plan).await {
+            Ok(true) => {}
+            // Something was changed meanwhile.
+            Ok(false) => return Ok(State::Stage(adoption, checked)),
+            Err(failure) if failure.retry == Retry::OnChange => return Err(failure.into()),
+            Err(failure) => return Err(failure.resume_at(State::Stage(adoption, checked)).into()),
+        }
         let digest = adoption.target.sha256;
         let (checked, applied) = self
             .on_disk(move |disk| {
@@ -169,7 +177,7 @@ impl Agent {
     }
 
     /// The release is on the disk and in the ledger: remember when, and say so.
-    pub(super) fn commit(
+    pub(super) async fn commit(
         &mut self,
         adoption: Adoption,
         report: &ApplyReport,
@@ -192,6 +200,8 @@ impl Agent {
         self.troubles.clear(Source::Adoption);
         self.troubles.clear(Source::Disk);
         self.dealt_with(None);
+        // Before READY: a unit that waits for it is then started once, and with the new files.
+        self.finish_host().await;
         self.service_manager.ready();
         // After the rest: a memory that can't be written must not make the adoption look undone.
         if let Err(error) = self.time_memory.remember(self.clock.now()) {

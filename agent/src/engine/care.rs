@@ -82,6 +82,7 @@ impl Agent {
         match done.await {
             Ok(Ok(mended)) => {
                 self.recovered = true;
+                self.finish_host().await;
                 self.mended(mended);
                 self.look_at_foreign_files();
             }
@@ -126,7 +127,10 @@ impl Agent {
             })
         });
         match done.await {
-            Ok(Ok(mended)) => self.mended(mended),
+            Ok(Ok(mended)) => {
+                self.finish_host().await;
+                self.mended(mended);
+            }
             Ok(Err(error)) => self.disk_failed(Phase::Idle, &error),
             Err(error) => self.trouble(Source::Disk, Phase::Idle, "internal", chain(&error)),
         }

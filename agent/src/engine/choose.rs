@@ -133,6 +133,8 @@ mod tests {
                 },
                 published_at: Timestamp::UNIX_EPOCH,
                 published_by: String::new(),
+                agent: None,
+                artifacts: Vec::new(),
             },
         }
     }

@@ -10,6 +10,7 @@ use shared::wrap::WrapError;
 
 use super::choose::ChoiceError;
 use super::state::State;
+use crate::artifacts::ArtifactError;
 use crate::clock::TimeMemoryError;
 use crate::disk::{CheckError, DiskError};
 
@@ -41,6 +42,8 @@ pub(crate) enum Stop {
     Failed(Box<Failure>),
     /// The process is to end.
     Shutdown,
+    /// Another binary is in this one's place.
+    Updated,
 }
 
 /// What no single call reports.
@@ -52,6 +55,19 @@ pub(crate) enum EngineError {
     NotTheSignedBundle(String),
     #[error("the bundle contradicts its signed metadata: {}", list(.0))]
     Contradiction(Vec<IndexProblem>),
+    #[error("release {release} is refused: {}", problems.join("; "))]
+    Host {
+        release: shared::names::ReleaseNumber,
+        problems: Vec<String>,
+    },
+    #[error(
+        "agent {version} ({}) was tried and put back: publish another one, or see docs/operations.md",
+        sha256.short()
+    )]
+    UpdateRejected {
+        version: String,
+        sha256: shared::digest::Sha256Digest,
+    },
     #[error(
         "the clock says {now}, but a release was adopted at {remembered}, and the store does not confirm the clock: \
          nothing new is adopted until it is set right"
@@ -159,6 +175,21 @@ impl Failure {
 
     pub(crate) fn disk(phase: Phase, error: DiskError) -> Self {
         Self::new(phase, error.kind(), Retry::NextPoll, error)
+    }
+
+    /// A release that asks of the host what this agent's configuration does not allow.
+    pub(crate) fn host(release: shared::names::ReleaseNumber, problems: Vec<String>) -> Self {
+        let error = EngineError::Host { release, problems };
+        Self::new(Phase::Check, "host", Retry::OnChange, error)
+    }
+
+    pub(crate) fn artifact(phase: Phase, error: ArtifactError) -> Self {
+        let retry = match &error {
+            e if e.is_transient() => Retry::Soon,
+            e if e.is_final() => Retry::OnChange,
+            _ => Retry::NextPoll,
+        };
+        Self::new(phase, error.kind(), retry, error)
     }
 
     pub(crate) fn time_memory(phase: Phase, error: TimeMemoryError) -> Self {

@@ -9,9 +9,11 @@ mod adopt;
 mod care;
 mod choose;
 mod failure;
+mod host;
 mod pass;
 mod report;
 mod state;
+mod update;
 mod wait;
 
 use std::path::PathBuf;
@@ -20,25 +22,31 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use shared::documents::{Hold, StatusError};
-use shared::names::ReleaseNumber;
+use shared::names::{ReleaseNumber, UnitName};
 use shared::store::{ETag, ObjectStore};
-use shared::trust::TrustStore;
+use shared::trust::{AgentTarget, TrustStore};
 use shared::wrap::KeyWrap;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use choose::{Choice, ChoiceError, choose};
 
+pub use host::Host;
+use host::Patience;
 use state::State;
 
+use crate::artifacts::Artifacts;
 use crate::clock::{Clock, TimeMemory};
 use crate::disk::Disk;
 use crate::drift::DriftWatch;
 use crate::hold::HoldFile;
+use crate::kubelet::KubeletCertificate;
 use crate::metrics::Metrics;
 use crate::status::{NodeIdentity, Reporter};
 use crate::systemd::ServiceManager;
 use crate::trouble::Troubles;
+use crate::units::{PendingRestarts, UnitManager};
+use crate::update::Updater;
 
 /// The steps of a pass at which a test can stop the process; those of [`crate::disk`] come on top.
 pub const FAIL_POINTS: [&str; 7] = [
@@ -74,6 +82,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Whom it tells that it is ready.
     pub service_manager: ServiceManager,
+    /// What a release does to the host beyond its files.
+    pub host: Host,
 }
 
 /// How a pass ended.
@@ -89,6 +99,19 @@ pub enum Outcome {
     Failed,
     /// The process is to end.
     Interrupted,
+    /// Another binary is in this one's place: the process is to end, and to be started again.
+    Updated,
+}
+
+/// Why the daemon ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// Another binary is in this one's place.
+    Updated,
+    /// This binary is new and has not confirmed a poll in its time.
+    Unconfirmed,
 }
 
 /// A timestamp that was fully dealt with: the store need not send it again.
@@ -113,6 +136,18 @@ pub struct Agent {
     drift: DriftWatch,
     metrics: Metrics,
     service_manager: ServiceManager,
+    artifacts: Arc<Mutex<Artifacts>>,
+    units: Arc<dyn UnitManager>,
+    restart_units: Vec<UnitName>,
+    pending_restarts: PendingRestarts,
+    kubelet: Option<KubeletCertificate>,
+    updater: Option<Updater>,
+    /// The agent that the current release names.
+    wanted_agent: Option<AgentTarget>,
+    /// When an update may be tried again, and how often it failed.
+    update_patience: Patience,
+    /// The same for artifacts that are to be put back.
+    artifact_patience: Patience,
     time_memory: TimeMemory,
     hold_file: HoldFile,
     /// Directories that could not be watched at the last pass.
@@ -163,6 +198,15 @@ impl Agent {
             drift: parts.drift,
             metrics: parts.metrics,
             service_manager: parts.service_manager,
+            artifacts: Arc::new(Mutex::new(parts.host.artifacts)),
+            units: parts.host.units,
+            restart_units: parts.host.restart_units,
+            pending_restarts: parts.host.pending,
+            kubelet: parts.host.kubelet,
+            updater: parts.host.updater,
+            wanted_agent: None,
+            update_patience: Patience::default(),
+            artifact_patience: Patience::default(),
             time_memory: TimeMemory::in_directory(&state),
             hold_file: HoldFile::in_directory(&state),
             unwatched: Vec::new(),
@@ -187,22 +231,29 @@ impl Agent {
         }
     }
 
-    /// Runs until `shutdown` becomes true; a write that is under way is finished first.
-    pub async fn run(mut self, shutdown: watch::Receiver<bool>) {
+    /// Runs until `shutdown` becomes true, or until another binary is to run; a write that is under way is finished first.
+    pub async fn run(mut self, shutdown: watch::Receiver<bool>) -> Ended {
         self.shutdown = shutdown;
         self.care_for_disk().await;
-        loop {
-            if self.pass().await == Outcome::Interrupted {
-                break;
+        let ended = loop {
+            match self.pass().await {
+                Outcome::Interrupted => break Ended::Stopped,
+                Outcome::Updated => break Ended::Updated,
+                _ => {}
             }
             self.report().await;
+            if self.updater.as_ref().is_some_and(Updater::has_failed) {
+                tracing::error!("this binary is new and has not confirmed a poll in its time");
+                break Ended::Unconfirmed;
+            }
             let pause = self.pause();
             if !self.wait(pause).await {
-                break;
+                break Ended::Stopped;
             }
-        }
+        };
         tracing::info!("stopping; the files stay as they are");
         self.service_manager.stopping();
+        ended
     }
 
     /// One pass: looks after the disk, asks once, adopts what is new, reports.

@@ -32,6 +32,7 @@ impl Agent {
         } else {
             self.care_for_disk().await;
         }
+        self.look_after_host().await;
         if self.hold.is_none() && std::mem::take(&mut self.held_back) {
             self.handled = None;
         }
@@ -66,11 +67,16 @@ impl Agent {
     fn conclude(&mut self, stop: Option<Stop>) -> Outcome {
         match stop {
             Some(Stop::Shutdown) => return Outcome::Interrupted,
+            Some(Stop::Updated) => return Outcome::Updated,
             Some(Stop::Failed(failure)) => {
+                self.judge_binary(Some(failure.phase));
                 self.failed(*failure);
                 return Outcome::Failed;
             }
-            None => self.transient_failures = 0,
+            None => {
+                self.transient_failures = 0;
+                self.judge_binary(None);
+            }
         }
         let (result, outcome) = match self.adopted {
             Some(release) => ("adopted", Outcome::Adopted(release)),
@@ -149,12 +155,14 @@ impl Agent {
         match state {
             State::Poll => self.poll().await,
             State::Verify(seen) => self.verify(seen).await,
+            State::Update(then) => self.update(*then).await,
             State::Fetch(adoption) => self.fetch(adoption).await,
             State::Decrypt(adoption, sealed) => self.decrypt(adoption, sealed).await,
             State::Check(adoption, release) => self.check(adoption, release).await,
+            State::Stage(adoption, checked) => self.stage(adoption, checked).await,
             State::Plan(adoption, checked) => self.plan(adoption, checked).await,
             State::Apply(adoption, checked, plan) => self.apply(adoption, checked, plan).await,
-            State::Commit(adoption, report) => self.commit(adoption, &report),
+            State::Commit(adoption, report) => self.commit(adoption, &report).await,
             State::Idle => Ok(State::Idle),
         }
     }
@@ -217,7 +225,7 @@ impl Agent {
             }
         }
         self.check_expiry();
-        State::Idle
+        self.update_before(State::Idle)
     }
 
     /// Expiry is an alarm: nothing that runs is touched.
@@ -255,6 +263,8 @@ impl Agent {
         let (environment, group) = (&self.identity.environment, &self.identity.group);
         let choice =
             choose(trusted.current(), on_disk, environment, group).map_err(Failure::choice)?;
+        let named = trusted.current().and_then(|t| t.custom.agent.clone());
+        self.consider_update(named);
         let choice = match (choice, trusted.current()) {
             (Choice::UpToDate, Some(target)) if self.copy_is_lost => {
                 Choice::Adopt(Box::new(target.clone()))
@@ -266,12 +276,16 @@ impl Agent {
                 self.resume = None;
                 self.troubles.clear(Source::Adoption);
                 self.dealt_with(None);
-                Ok(State::Idle)
+                Ok(self.update_before(State::Idle))
             }
-            Choice::Adopt(target) => Ok(self.begin(Adoption {
-                target: *target,
-                began,
-            })),
+            Choice::Adopt(target) => {
+                let next = self.begin(Adoption {
+                    target: *target,
+                    artifacts: trusted.artifacts().to_vec(),
+                    began,
+                });
+                Ok(self.update_before(next))
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use super::Agent;
 use super::wait::GaveUp;
 use crate::status::named;
 use crate::trouble::chain;
+use crate::update::Updater;
 
 /// How long writing the status may take.
 const STATUS_DEADLINE: Duration = Duration::from_secs(5);
@@ -86,6 +87,8 @@ impl Agent {
             group: self.identity.group.clone(),
             node: self.identity.node.clone(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            agent_sha256: self.updater.as_ref().map(Updater::own),
+            update_rejected: self.rejected_update(),
             release,
             published: self.published,
             phase,
@@ -113,6 +116,8 @@ impl Agent {
             .set(status.metadata_expires.map_or(0, |t| t.as_second()));
         m.foreign_files
             .set(i64::try_from(self.foreign.len()).unwrap_or(i64::MAX));
+        m.update_rejected
+            .set(i64::from(status.update_rejected.is_some()));
         m.drift_watch.set(i64::from(self.drift.is_complete()));
         m.disk_is(match (self.disk_matches, status.release) {
             (_, None) => Some("no release has been adopted yet"),

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use shared::bundle::Release;
 use shared::documents::Phase;
 use shared::store::ETag;
-use shared::trust::ReleaseTarget;
+use shared::trust::{ArtifactTarget, ReleaseTarget};
 use tokio::time::Instant;
 
 use crate::disk::{ApplyReport, CheckedRelease, Plan};
@@ -12,8 +12,8 @@ use crate::disk::{ApplyReport, CheckedRelease, Plan};
 /// Where a pass stands; each state has what the next step needs, and a step gives the state after it:
 ///
 /// ```text
-/// Poll → (new timestamp, or an hour gone) → Verify → Fetch → Decrypt → Check → Plan → Apply → Commit → Idle
-///   └────────────── 304 ───────────────────────┴ up to date, or held ───────────────────────────────↗
+/// Poll → (new timestamp, or an hour gone) → Verify → [Update] → Fetch → Decrypt → Check → Stage → Plan → Apply → Commit → Idle
+///   └────────────── 304 ───────────────────────┴ up to date, or held ─────────────────────────────────────────────↗
 /// ```
 #[derive(Debug)]
 pub(crate) enum State {
@@ -21,12 +21,16 @@ pub(crate) enum State {
     Poll,
     /// Bring the trusted metadata up to date and choose a release.
     Verify(Seen),
+    /// Replace the agent first; the state to go on with where that does not work.
+    Update(Box<State>),
     /// Read the release's bundle.
     Fetch(Adoption),
     /// Open it: what the store gave.
     Decrypt(Adoption, Bytes),
     /// Check what it holds.
     Check(Adoption, Release),
+    /// Fetch the artifacts that are missing.
+    Stage(Adoption, CheckedRelease),
     /// Compare it with the disk.
     Plan(Adoption, CheckedRelease),
     /// Write and remove.
@@ -56,6 +60,8 @@ pub(crate) enum Seen {
 pub(crate) struct Adoption {
     /// What was signed about it.
     pub(crate) target: ReleaseTarget,
+    /// The other targets that were signed with it.
+    pub(crate) artifacts: Vec<ArtifactTarget>,
     /// When the timestamp that brought it was seen.
     pub(crate) began: Instant,
 }
@@ -66,9 +72,11 @@ impl State {
         match self {
             Self::Poll | Self::Idle => Phase::Idle,
             Self::Verify(_) => Phase::Verify,
+            Self::Update(_) => Phase::Update,
             Self::Fetch(_) => Phase::Fetch,
             Self::Decrypt(..) => Phase::Decrypt,
             Self::Check(..) => Phase::Check,
+            Self::Stage(..) => Phase::Install,
             Self::Plan(..) => Phase::Plan,
             Self::Apply(..) => Phase::Apply,
             Self::Commit(..) => Phase::Commit,
@@ -78,10 +86,11 @@ impl State {
     /// The release on its way, if there is one.
     pub(crate) fn adoption(&self) -> Option<&Adoption> {
         match self {
-            Self::Poll | Self::Verify(_) | Self::Idle => None,
+            Self::Poll | Self::Verify(_) | Self::Update(_) | Self::Idle => None,
             Self::Fetch(a)
             | Self::Decrypt(a, _)
             | Self::Check(a, _)
+            | Self::Stage(a, _)
             | Self::Plan(a, _)
             | Self::Apply(a, ..)
             | Self::Commit(a, _) => Some(a),

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::EnvironmentArg;
 use crate::context::Context;
-use crate::diff::{compare, published_release};
+use crate::diff::{compare, host_changes, published_release};
 use crate::exit::Outcome;
 use crate::publish::read_published;
 use crate::release::prepare;
@@ -34,22 +34,26 @@ impl DiffArgs {
         let mut differs = false;
         for group in context.workspace.select(&self.groups)? {
             let (content, _) = prepare(&context.workspace, &group, Some(draft.content()), now)?;
-            let current = match keyring {
+            let target = match keyring {
                 Some(keyring) if keyring.content.groups.contains_key(&group) => {
                     let published = read_published(&context, keyring, &group).await?;
-                    match published.current() {
-                        Some(target) => {
-                            keyring.check_against(target)?;
-                            Some(published_release(&context, target).await?)
-                        }
-                        None => None,
+                    let current = published.current().cloned();
+                    if let Some(current) = &current {
+                        keyring.check_against(current)?;
                     }
+                    current
                 }
                 _ => None,
             };
+            let current = match &target {
+                Some(target) => Some(published_release(&context, target).await?),
+                None => None,
+            };
+            let agent = target.as_ref().and_then(|t| t.custom.agent.as_ref());
+            let host = host_changes(current.as_ref(), agent, &content);
             let changes = compare(current.as_ref(), &content)?;
             match &current {
-                Some(release) if changes.is_empty() => output::line(format!(
+                Some(release) if changes.is_empty() && host.is_empty() => output::line(format!(
                     "{group}: nothing differs from release {}",
                     release.index().release
                 )),
@@ -62,7 +66,10 @@ impl DiffArgs {
             for change in &changes {
                 output::line(change.to_string());
             }
-            differs |= !changes.is_empty();
+            for change in &host {
+                output::line(change);
+            }
+            differs |= !changes.is_empty() || !host.is_empty();
         }
         Ok(if differs {
             Outcome::Differs

@@ -1,5 +1,6 @@
 //! The verbs, one file each.
 
+mod artifacts;
 mod build;
 mod completions;
 mod dev;
@@ -52,6 +53,8 @@ enum Verb {
     Status(status::StatusArgs),
     /// Files of your own that a pod needs, encrypted in the keyring and delivered with the next release.
     Secrets(secrets::SecretsArgs),
+    /// Large public files of the machines: kubelet, CNI plugins, platform-agent itself.
+    Artifacts(artifacts::ArtifactsArgs),
     /// The embedded default: a store and nodes on this machine.
     Dev(dev::DevArgs),
     /// Print a completion script for a shell.
@@ -93,6 +96,7 @@ impl Cli {
             Verb::Refresh(args) => args.run(&directory).await,
             Verb::Status(args) => args.run(&directory).await,
             Verb::Secrets(args) => args.run(&directory).await,
+            Verb::Artifacts(args) => args.run(&directory).await,
             Verb::Dev(args) => args.run(&directory).await,
             Verb::Completions(args) => Ok(args.run()),
         }

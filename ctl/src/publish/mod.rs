@@ -12,6 +12,8 @@ mod reads;
 mod repository;
 mod upload;
 
+use std::collections::HashMap;
+
 use anyhow::Context as _;
 use indicatif::ProgressBar;
 use jiff::Timestamp;
@@ -19,9 +21,10 @@ use shared::bundle::{new_identity, pack, seal};
 use shared::digest::Sha256Digest;
 use shared::names::{GroupName, ReleaseNumber};
 use shared::trust::sign::{ListedTarget, METADATA_LIFE, is_due};
-use shared::trust::{BundleCustom, ReleaseTarget, bundle_name};
+use shared::trust::{ArtifactTarget, BundleCustom, ReleaseTarget, bundle_name};
 use shared::wrap::WrapContext;
 
+use crate::artifact::join;
 use crate::context::Context;
 use crate::exit::mistake;
 use crate::keyring::Keyring;
@@ -132,10 +135,12 @@ async fn renew(
 ) -> anyhow::Result<Publication> {
     let keys = keyring.group(group)?;
     let current = published.current().context("no release to renew")?;
-    let listed = published
-        .releases()
-        .map(relist)
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let mut listed = Vec::new();
+    for release in published.releases() {
+        listed.push(relist(release)?);
+        listed.extend(relist_artifacts(release, published));
+    }
+    let listed = join(listed)?;
     let uploader = Uploader::new(context, keys, group, published);
     let mut number = published.next_number();
     loop {
@@ -209,6 +214,36 @@ fn relist(release: &ReleaseTarget) -> anyhow::Result<ListedTarget> {
     })
 }
 
+/// The artifacts of a published release, as they are listed with it.
+fn relist_artifacts(release: &ReleaseTarget, published: &Published) -> Vec<ListedTarget> {
+    let of_release = |t: &&ArtifactTarget| release.custom.artifacts.contains(&t.name);
+    let listed = published.artifacts().iter().filter(of_release);
+    listed
+        .map(|t| ListedTarget {
+            name: t.name.clone(),
+            length: t.length,
+            sha256: t.sha256,
+            custom: HashMap::new(),
+        })
+        .collect()
+}
+
+/// The targets that a new release needs: its artifacts, and the agent that adopts it.
+fn targets_of(content: &Content) -> Vec<ListedTarget> {
+    let target = |name: &str, length, sha256| ListedTarget {
+        name: name.to_owned(),
+        length,
+        sha256,
+        custom: HashMap::new(),
+    };
+    let artifacts = content.artifacts().iter();
+    let of_nodes = artifacts.map(|a| target(&a.target, a.bytes, a.sha256));
+    let agent = content
+        .agent()
+        .map(|a| target(&a.target, a.bytes, a.sha256));
+    of_nodes.chain(agent).collect()
+}
+
 struct SealedRelease {
     target: ListedTarget,
     object: upload::BundleObject,
@@ -247,6 +282,8 @@ async fn seal_release(
         keyring: keyring.mark.clone(),
         published_at: Timestamp::now(),
         published_by: operator(),
+        agent: content.agent().cloned(),
+        artifacts: targets_of(content).into_iter().map(|t| t.name).collect(),
     };
     let sha256 = Sha256Digest::of(&sealed);
     Ok(SealedRelease {

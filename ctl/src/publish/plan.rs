@@ -12,8 +12,9 @@ use super::repository::remember;
 use super::upload::{Uploaded, Uploader};
 use super::{
     Choices, Publication, Published, after_burned, following, good, read_published, relist,
-    renew_if_due, seal_release,
+    relist_artifacts, renew_if_due, seal_release, targets_of,
 };
+use crate::artifact::{AGENT, ArtifactList, FILE, ensure, join};
 use crate::context::Context;
 use crate::exit::mistake;
 use crate::keyring::{self, Keyring};
@@ -134,6 +135,7 @@ impl Planned {
             choices,
         };
         if !planned.is_unchanged() {
+            planned.check_artifacts(context.workspace.environment.on_aws())?;
             planned.check_not_empty(replaced.is_some())?;
             // The packed length is known only by packing.
             let release = planned.content.number(number)?;
@@ -150,7 +152,21 @@ impl Planned {
 
     fn is_unchanged(&self) -> bool {
         let current = self.published.current();
-        current.is_some_and(|c| c.custom.content == self.digest)
+        current.is_some_and(|c| {
+            c.custom.content == self.digest && c.custom.agent.as_ref() == self.content.agent()
+        })
+    }
+
+    fn check_artifacts(&self, on_aws: bool) -> anyhow::Result<()> {
+        // Nodes of the embedded default only play machines: no kubelet runs there.
+        let unlisted = self.content.unlisted();
+        if on_aws && !unlisted.is_empty() {
+            return Err(mistake(crate::artifact::unlisted(&self.group, unlisted)));
+        }
+        let kept = self.published.releases();
+        let of_kept = kept.flat_map(|r| relist_artifacts(r, &self.published));
+        join(targets_of(&self.content).into_iter().chain(of_kept))?;
+        Ok(())
     }
 
     fn check_not_empty(&self, replaces: bool) -> anyhow::Result<()> {
@@ -160,6 +176,20 @@ impl Planned {
                 "group {group} would run nothing: no template of manifests/{group} renders to a manifest, and every \
                  static pod of its nodes would stop. Publish with --allow-empty if that is meant"
             )));
+        }
+        Ok(())
+    }
+
+    /// Every artifact that will be signed is in the bucket before anything names it.
+    async fn upload_artifacts(&self, context: &Context) -> anyhow::Result<()> {
+        let list = ArtifactList::load(&context.workspace.directory)?;
+        let agent = self.content.agent().map(|_| AGENT);
+        let names = self.content.artifacts().iter().map(|a| a.name.as_str());
+        for name in names.chain(agent) {
+            let entry = list.get(name).with_context(|| {
+                format!("{FILE} was changed meanwhile: artifact {name} is gone; publish again")
+            })?;
+            ensure(context, std::slice::from_ref(&self.group), entry).await?;
         }
         Ok(())
     }
@@ -178,6 +208,8 @@ impl Planned {
         if self.is_unchanged() {
             return renew_if_due(context, keyring, group, published).await;
         }
+        bar.set_message("looking for the artifacts");
+        self.upload_artifacts(context).await?;
         bar.set_message("asking the nodes which release is good");
         let good = good::good_release(context, keyring, group, published).await?;
         bar.inc(1);
@@ -188,7 +220,12 @@ impl Planned {
             let sealed =
                 seal_release(context, keyring, &self.content, &self.digest, number).await?;
             let mut listed = vec![sealed.target.clone()];
-            listed.extend(good.as_ref().map(relist).transpose()?);
+            listed.extend(targets_of(&self.content));
+            if let Some(good) = &good {
+                listed.push(relist(good)?);
+                listed.extend(relist_artifacts(good, published));
+            }
+            let listed = join(listed)?;
             bar.set_message("uploading");
             bar.set_position(2);
             match uploader

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use shared::names::{GroupName, ReleaseNumber};
 use shared::store::{ETag, StoreErrorKind, keys};
 use shared::trust::{
-    Expiration, ReleaseTarget, StoreTransport, TrustError, TrustErrorKind, TrustStore, Trusted,
-    metadata_url, refresh_with, targets_url,
+    ArtifactTarget, Expiration, ReleaseTarget, StoreTransport, TrustError, TrustErrorKind,
+    TrustStore, Trusted, metadata_url, refresh_with, targets_url,
 };
 
 use super::memory_lock::MemoryLock;
@@ -161,6 +161,12 @@ impl Published {
     #[must_use]
     pub fn good(&self) -> Option<&ReleaseTarget> {
         self.trusted.as_ref()?.good()
+    }
+
+    /// The listed targets that are no releases.
+    #[must_use]
+    pub fn artifacts(&self) -> &[ArtifactTarget] {
+        self.trusted.as_ref().map_or(&[], Trusted::artifacts)
     }
 
     /// Both, each once.

@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use shared::bundle::{FileEntry, Index, Mode, Origin, Release, Restart};
+use shared::bundle::{Artifact, FileEntry, Index, Mode, Origin, Release, Restart};
 use shared::check::secret_dir::SecretFile;
 use shared::documents::{GroupKeys, KeyringContent};
 use shared::limits;
 use shared::names::{EntryPath, EnvironmentName, GroupName, ReleaseNumber};
 use shared::secret::SecretBytes;
+use shared::trust::AgentTarget;
 
+use crate::artifact::{self, ArtifactList};
 use crate::context::Workspace;
 use crate::lint::{Finding, Severity, lint};
 use crate::render::{RenderErrors, RenderInput, render};
@@ -30,6 +32,9 @@ pub struct Content {
     bytes: BTreeMap<EntryPath, SecretBytes>,
     stand_ins: bool,
     restarts: Vec<Restart>,
+    artifacts: Vec<Artifact>,
+    unlisted: Vec<String>,
+    agent: Option<AgentTarget>,
 }
 
 /// What lint found, where it keeps a release from being made.
@@ -71,7 +76,7 @@ pub fn prepare(
 ) -> anyhow::Result<(Content, Vec<Finding>)> {
     let sources = gather(workspace, group, keyring, now)?;
     let input = &sources.input;
-    let findings = lint(input, now);
+    let mut findings = lint(input, now);
     if findings.iter().any(|f| f.severity == Severity::Error) {
         let failed = LintFailed {
             group: group.clone(),
@@ -87,6 +92,9 @@ pub fn prepare(
         bytes: BTreeMap::new(),
         stand_ins: input.stand_ins,
         restarts: Vec::new(),
+        artifacts: Vec::new(),
+        unlisted: Vec::new(),
+        agent: None,
     };
     for (pod, files) in input.secrets.iter().chain(&rendered.files) {
         for (name, file) in files {
@@ -119,6 +127,21 @@ pub fn prepare(
     content.entries.sort_by_cached_key(|e| write_order(&e.path));
     let paths = content.entries.iter().map(|entry| &entry.path);
     content.restarts = rendered.node.restarts_for(paths).map_err(RenderErrors)?;
+    let list = ArtifactList::load(&workspace.directory)?;
+    let resolved = artifact::resolve(group, &rendered.node.artifacts, &list)?;
+    content.artifacts = resolved.artifacts;
+    content.unlisted = resolved.unlisted;
+    if !content.unlisted.is_empty() {
+        findings.push(Finding {
+            severity: Severity::Warning,
+            file: format!("{group}/node.yaml"),
+            line: None,
+            path: Some("artifacts".to_owned()),
+            message: format!("{} not in {}", content.unlisted.join(", "), artifact::FILE),
+            help: Some("`platformctl artifacts add NAME SOURCE` lists one".to_owned()),
+        });
+    }
+    content.agent = artifact::agent_of(&list);
     // Any number does to see whether the limits are kept.
     content.number(ReleaseNumber::from(std::num::NonZeroU64::MIN))?;
     Ok((content, findings))
@@ -178,7 +201,7 @@ impl Content {
             release: number,
             files: self.entries.clone(),
             restarts: self.restarts.clone(),
-            artifacts: Vec::new(),
+            artifacts: self.artifacts.clone(),
         }
     }
 
@@ -194,6 +217,30 @@ impl Content {
         Ok(keys
             .group_key
             .authenticate(&[&bytes, recipients.as_bytes()]))
+    }
+
+    /// The units that it restarts.
+    #[must_use]
+    pub fn restarts(&self) -> &[Restart] {
+        &self.restarts
+    }
+
+    /// The artifacts that it asks for.
+    #[must_use]
+    pub fn artifacts(&self) -> &[Artifact] {
+        &self.artifacts
+    }
+
+    /// What `node.yaml` asks for and no artifact is listed for.
+    #[must_use]
+    pub fn unlisted(&self) -> &[String] {
+        &self.unlisted
+    }
+
+    /// The agent that is to adopt it.
+    #[must_use]
+    pub fn agent(&self) -> Option<&AgentTarget> {
+        self.agent.as_ref()
     }
 
     /// How many files there are.

@@ -19,7 +19,7 @@ pub const EMBEDDED: &[(&str, &str)] = &[
 
 /// Programs of `agent/dist/libexec` that go to `/etc/platform-agent`, by name: what starts before the agent.
 /// A program that is added there is added here and to [`DIST`]; a test says so.
-pub const PROGRAMS: &[&str] = &["platform-boot"];
+pub const PROGRAMS: &[&str] = &["platform-boot", "platform-agent-guard"];
 
 macro_rules! dist {
     ($($path:literal),* $(,)?) => {
@@ -29,6 +29,7 @@ macro_rules! dist {
 
 /// What templates can take from `agent/dist`, by path within it. A test keeps the table equal to the directory.
 pub const DIST: &[(&str, &str)] = dist![
+    "libexec/platform-agent-guard",
     "libexec/platform-boot",
     "modules-load.d/platform.conf",
     "sysctl.d/90-platform.conf",

@@ -13,6 +13,7 @@ pub use host::{Artifact, Restart, Unpack};
 pub use index::{FileEntry, Index, IndexProblem, Mode, Origin, Release};
 pub use pack::{PackError, pack};
 pub use seal::{SealError, new_identity, open, seal};
+pub(crate) use unpack::irregular;
 pub use unpack::{UnpackError, unpack};
 
 /// Name of the first entry of every bundle.

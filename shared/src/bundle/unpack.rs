@@ -151,8 +151,19 @@ fn entry_name<R: Read>(entry: &Entry<'_, R>, at: usize) -> Result<String, Unpack
 }
 
 fn regular<R: Read>(entry: &Entry<'_, R>, name: &str) -> Result<(), UnpackError> {
-    let kind = match entry.header().entry_type() {
-        EntryType::Regular => return Ok(()),
+    match irregular(entry.header().entry_type()) {
+        None => Ok(()),
+        Some(kind) => Err(UnpackError::EntryType {
+            path: name.chars().take(120).collect(),
+            kind,
+        }),
+    }
+}
+
+/// What an entry is that is no regular file.
+pub(crate) fn irregular(entry_type: EntryType) -> Option<&'static str> {
+    Some(match entry_type {
+        EntryType::Regular => return None,
         EntryType::Symlink => "symbolic link",
         EntryType::Link => "hard link",
         EntryType::Char => "character device",
@@ -162,10 +173,6 @@ fn regular<R: Read>(entry: &Entry<'_, R>, name: &str) -> Result<(), UnpackError>
         EntryType::GNULongName | EntryType::GNULongLink => "GNU long name",
         EntryType::XHeader | EntryType::XGlobalHeader => "pax header",
         _ => "special entry",
-    };
-    Err(UnpackError::EntryType {
-        path: name.chars().take(120).collect(),
-        kind,
     })
 }
 

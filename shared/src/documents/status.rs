@@ -5,6 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Sha256Digest;
 use crate::names::{EnvironmentName, GroupName, NodeId, ReleaseNumber};
 
 /// Format number of the status document.
@@ -20,12 +21,16 @@ pub enum Phase {
     Idle,
     /// Verifying the signed metadata.
     Verify,
+    /// Replacing the agent by the one that the release names.
+    Update,
     /// Fetching the bundle.
     Fetch,
     /// Unwrapping its identity and decrypting it.
     Decrypt,
     /// Checking what it holds.
     Check,
+    /// Fetching the artifacts that are missing.
+    Install,
     /// Working out what to write and remove.
     Plan,
     /// Writing and removing.
@@ -75,6 +80,12 @@ pub struct NodeStatus {
     pub node: NodeId,
     /// Version of its agent.
     pub agent_version: String,
+    /// Digest of its agent's binary, where the agent replaces itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_sha256: Option<Sha256Digest>,
+    /// The agent that its release names and that did not work here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update_rejected: Option<Sha256Digest>,
     /// The release that is on its disk and recorded in its ledger.
     pub release: Option<ReleaseNumber>,
     /// The newest release it has verified as published.
@@ -105,9 +116,11 @@ impl fmt::Display for Phase {
             Self::Starting => "starting",
             Self::Idle => "idle",
             Self::Verify => "verify",
+            Self::Update => "update",
             Self::Fetch => "fetch",
             Self::Decrypt => "decrypt",
             Self::Check => "check",
+            Self::Install => "install",
             Self::Plan => "plan",
             Self::Apply => "apply",
             Self::Commit => "commit",

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::stream::{self, BoxStream};
 use jiff::Timestamp;
 
 pub use retry::{Backoff, put_immutable, with_retries};
@@ -47,6 +48,9 @@ pub enum Fetched {
         etag: ETag,
     },
 }
+
+/// The bytes of an object as they come, in order; the first failure ends it.
+pub type ObjectStream = BoxStream<'static, Result<Bytes, StoreError>>;
 
 /// When a write may happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,6 +135,19 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
         limit: u64,
         unless: Option<&ETag>,
     ) -> Result<Fetched, StoreError>;
+
+    /// Reads an object of at most `limit` bytes piece by piece, for what is too large for memory. Only the beginning has a
+    /// deadline here: the caller bounds the whole with [`deadline_for`].
+    ///
+    /// # Errors
+    /// As [`ObjectStore::get`], here or as an item of the stream.
+    async fn get_stream(&self, key: &str, limit: u64) -> Result<ObjectStream, StoreError> {
+        let bytes = match self.get(key, limit, None).await? {
+            Fetched::Object { bytes, .. } => bytes,
+            Fetched::NotModified => Bytes::new(),
+        };
+        Ok(Box::pin(stream::once(std::future::ready(Ok(bytes)))))
+    }
 
     /// Writes an object under a condition and returns its new tag.
     ///

@@ -18,12 +18,14 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::retry::ErrorKind;
 use bytes::{Bytes, BytesMut};
+use futures::stream;
 use tokio::time::timeout;
 
 use super::answers::{AnswerLimit, DateWatch, is_too_long};
 use super::dns::SystemDns;
 use super::{
-    ETag, Fetched, ObjectStore, PutCondition, ServerTime, StoreError, StoreErrorKind, deadline_for,
+    ETag, Fetched, ObjectStore, ObjectStream, PutCondition, ServerTime, StoreError, StoreErrorKind,
+    deadline_for,
 };
 
 /// How long a call without a body of note may take.
@@ -144,6 +146,34 @@ impl S3Store {
         })
     }
 
+    async fn read_stream(&self, key: &str, limit: u64) -> Result<ObjectStream, StoreError> {
+        let request = self.client.get_object().bucket(&self.bucket).key(key);
+        let object = request.send().await.map_err(|e| failed("get", key, e))?;
+        let announced = object.content_length().unwrap_or(0).unsigned_abs();
+        if announced > limit {
+            return Err(error("get", key, StoreErrorKind::TooLarge, None));
+        }
+        let begin = (object.body, key.to_owned(), 0_u64);
+        Ok(Box::pin(stream::try_unfold(
+            begin,
+            move |(mut body, key, read)| async move {
+                let broken = StoreErrorKind::Connection;
+                let Some(chunk) = body.next().await else {
+                    return match announced > 0 && read != announced {
+                        true => Err(error("get", &key, broken, None)),
+                        false => Ok(None),
+                    };
+                };
+                let chunk = chunk.map_err(|e| error("get", &key, broken, Some(Box::new(e))))?;
+                let read = read + chunk.len() as u64;
+                if read > limit {
+                    return Err(error("get", &key, StoreErrorKind::TooLarge, None));
+                }
+                Ok(Some((chunk, (body, key, read))))
+            },
+        )))
+    }
+
     async fn list_pages(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
         let mut pages = self
             .client
@@ -249,6 +279,10 @@ impl ObjectStore for S3Store {
             self.read(key, limit, unless),
         )
         .await
+    }
+
+    async fn get_stream(&self, key: &str, limit: u64) -> Result<ObjectStream, StoreError> {
+        within(CALL_DEADLINE, "get", key, self.read_stream(key, limit)).await
     }
 
     async fn put(

@@ -17,7 +17,9 @@ pub use error::{TrustError, TrustErrorKind};
 pub use lone::{LoneTargetsError, release_of_lone_targets};
 pub use refresh::{Expiration, Expiry, Trusted, refresh, refresh_with};
 pub use store::{TrustStore, TrustStoreError};
-pub use target::{BundleCustom, KeyringMark, ReleaseTarget, TargetError, bundle_name};
+pub use target::{
+    AgentTarget, ArtifactTarget, BundleCustom, KeyringMark, ReleaseTarget, TargetError, bundle_name,
+};
 pub use transport::{Recorder, StoreTransport, metadata_url, targets_url};
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use url::Url;
 
 use super::error::TrustError;
 use super::store::{REMEMBERED, ROOT, TrustStore, TrustStoreError, document_version};
-use super::target::{ReleaseTarget, TargetError};
+use super::target::{ArtifactTarget, ReleaseTarget, TargetError};
 use super::transport::Recorder;
 use crate::durable::DurableError;
 use crate::limits;
@@ -46,6 +46,7 @@ impl Expiry {
 pub struct Trusted {
     repository: Arc<Repository>,
     releases: Vec<ReleaseTarget>,
+    artifacts: Vec<ArtifactTarget>,
     expiry: Expiry,
     /// tough notes the time there at each read of a target, so it must live as long as the repository.
     _work: Arc<TempDir>,
@@ -62,6 +63,12 @@ impl Trusted {
     #[must_use]
     pub fn good(&self) -> Option<&ReleaseTarget> {
         self.releases.first()
+    }
+
+    /// The targets that are no bundles.
+    #[must_use]
+    pub fn artifacts(&self) -> &[ArtifactTarget] {
+        &self.artifacts
     }
 
     /// When the metadata expires.
@@ -170,7 +177,7 @@ where
 
     adopt(store, work.path(), &before, &recorder).map_err(TrustError::Store)?;
     let repository = loaded.map_err(|e| TrustError::Refresh(Box::new(e)))?;
-    let releases = releases(&repository).map_err(TrustError::Target)?;
+    let (releases, artifacts) = releases(&repository).map_err(TrustError::Target)?;
     let expiry = Expiry {
         root: repository.root().signed.expires,
         targets: repository.targets().signed.expires,
@@ -180,6 +187,7 @@ where
     Ok(Trusted {
         repository: Arc::new(repository),
         releases,
+        artifacts,
         expiry,
         _work: Arc::new(work),
     })
@@ -255,11 +263,15 @@ fn adopt<T>(
     store.replace_all(&replaced)
 }
 
-fn releases(repository: &Repository) -> Result<Vec<ReleaseTarget>, TargetError> {
+fn releases(
+    repository: &Repository,
+) -> Result<(Vec<ReleaseTarget>, Vec<ArtifactTarget>), TargetError> {
     let mut releases = Vec::new();
+    let mut artifacts = Vec::new();
     for (name, target) in repository.all_targets() {
-        if let Some(release) = ReleaseTarget::read(name.raw(), target)? {
-            releases.push(release);
+        match ReleaseTarget::read(name.raw(), target)? {
+            Some(release) => releases.push(release),
+            None => artifacts.push(ArtifactTarget::read(name.raw(), target)),
         }
     }
     releases.sort_by_key(ReleaseTarget::release);
@@ -271,6 +283,6 @@ fn releases(repository: &Repository) -> Result<Vec<ReleaseTarget>, TargetError> 
                 .copied()
                 .unwrap_or(ReleaseNumber::from(std::num::NonZeroU64::MIN)),
         )),
-        None => Ok(releases),
+        None => Ok((releases, artifacts)),
     }
 }

@@ -25,6 +25,31 @@ pub struct KeyringMark {
     pub sha256: Sha256Digest,
 }
 
+/// The agent that a group's nodes should run, as a release's signed facts name it: read before the bundle is opened,
+/// so that a bundle of a format that the running agent does not know is opened by one that does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentTarget {
+    /// The signed target that carries it.
+    pub target: String,
+    /// Digest of the binary.
+    pub sha256: Sha256Digest,
+    /// Its length.
+    pub bytes: u64,
+    /// Its version, for people.
+    pub version: String,
+}
+
+/// A target that is no bundle: an artifact's bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArtifactTarget {
+    /// The target's name.
+    pub name: String,
+    /// Its length in bytes.
+    pub length: u64,
+    /// Its digest.
+    pub sha256: Sha256Digest,
+}
+
 /// The signed facts about a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BundleCustom {
@@ -45,6 +70,12 @@ pub struct BundleCustom {
     pub published_at: Timestamp,
     /// Who published it, as far as the operator's machine knew.
     pub published_by: String,
+    /// The agent that adopts it; none leaves every node the agent it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentTarget>,
+    /// The names of the targets that the release's artifacts are; its publisher keeps them listed as long as the release.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<String>,
 }
 
 /// A bundle in the signed targets.
@@ -117,6 +148,26 @@ impl BundleCustom {
     }
 }
 
+fn digest_of(target: &Target) -> Sha256Digest {
+    let mut raw = [0_u8; 32];
+    let digest: &[u8] = &target.hashes.sha256;
+    if digest.len() == raw.len() {
+        raw.copy_from_slice(digest);
+    }
+    Sha256Digest::from_bytes(raw)
+}
+
+impl ArtifactTarget {
+    /// Reads one target that is no bundle.
+    pub(super) fn read(name: &str, target: &Target) -> Self {
+        Self {
+            name: name.to_owned(),
+            length: target.length,
+            sha256: digest_of(target),
+        }
+    }
+}
+
 impl ReleaseTarget {
     /// Reads one target; none where it is not a bundle (an artifact).
     pub(super) fn read(name: &str, target: &Target) -> Result<Option<Self>, TargetError> {
@@ -134,15 +185,10 @@ impl ReleaseTarget {
                 length: target.length,
             });
         }
-        let mut raw = [0_u8; 32];
-        let digest: &[u8] = &target.hashes.sha256;
-        if digest.len() == raw.len() {
-            raw.copy_from_slice(digest);
-        }
         Ok(Some(Self {
             name: name.to_owned(),
             length: target.length,
-            sha256: Sha256Digest::from_bytes(raw),
+            sha256: digest_of(target),
             custom,
         }))
     }

@@ -368,6 +368,8 @@ async fn targets_list_the_releases() {
         },
         published_at: Timestamp::UNIX_EPOCH,
         published_by: "me".into(),
+        agent: None,
+        artifacts: Vec::new(),
     };
     let listed = [
         sign::ListedTarget {

@@ -163,6 +163,8 @@ impl Publisher {
                 },
                 published_at: published_at()?,
                 published_by: "operator@example".to_owned(),
+                agent: None,
+                artifacts: Vec::new(),
             },
             identity,
         })

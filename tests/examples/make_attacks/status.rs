@@ -98,6 +98,8 @@ fn object(
         group: publisher.group.clone(),
         node: node.parse()?,
         agent_version: "0.1.0".to_owned(),
+        agent_sha256: None,
+        update_rejected: None,
         release: Some(release_number(BEFORE)?),
         published: Some(release_number(BEFORE)?),
         phase: Phase::Idle,

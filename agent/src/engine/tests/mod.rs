@@ -1,6 +1,7 @@
 mod clock_and_hold;
 mod disk;
 mod faults;
+mod host;
 mod refusals;
 mod world;
 

@@ -10,7 +10,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
-use shared::bundle::{FileEntry, Index, Mode, Origin, Release, new_identity, pack, seal};
+use shared::bundle::{
+    Artifact, FileEntry, Index, Mode, Origin, Release, Restart, new_identity, pack, seal,
+};
 use shared::digest::Sha256Digest;
 use shared::documents::{GroupKey, NodeStatus};
 use shared::limits;
@@ -28,7 +30,7 @@ use shared::wrap::{KeyWrap, LocalWrap, WrapContext, WrapError, WrappedIdentity};
 use crate::clock::Clock;
 use crate::disk::{Disk, NodePaths};
 use crate::drift::DriftWatch;
-use crate::engine::{Agent, Outcome, Parts};
+use crate::engine::{Agent, Host, Outcome, Parts};
 use crate::metrics::Metrics;
 use crate::status::NodeIdentity;
 use crate::systemd::ServiceManager;
@@ -214,6 +216,11 @@ pub(super) struct World {
     root: Bytes,
     group_key: GroupKey,
     version: u64,
+    /// What the next releases ask of the host.
+    pub(super) artifacts: Vec<Artifact>,
+    pub(super) restarts: Vec<Restart>,
+    /// Targets that are signed with them.
+    pub(super) listed: Vec<ListedTarget>,
     pub(super) dir: tempfile::TempDir,
 }
 
@@ -255,6 +262,9 @@ impl World {
             root,
             group_key: GroupKey::generate(),
             version: 0,
+            artifacts: Vec::new(),
+            restarts: Vec::new(),
+            listed: Vec::new(),
             dir,
         }
     }
@@ -294,7 +304,18 @@ impl World {
             drift,
             metrics: Metrics::new(POLL),
             service_manager: ServiceManager::none(),
+            host: self.host(),
         })
+    }
+
+    pub(super) fn host(&self) -> Host {
+        let (root, state) = (self.dir.path().join("root"), self.dir.path().join("state"));
+        Host::plain(
+            &root,
+            &state,
+            vec!["/opt/bin".into(), "/opt/cni/bin".into()],
+        )
+        .unwrap()
     }
 
     pub(super) fn files(&self, manifest: Vec<u8>) -> Files {
@@ -317,7 +338,8 @@ impl World {
 
     pub(super) async fn publish_files(&mut self, number: u64, files: &Files) {
         let target = self.upload(number, "secure", files).await;
-        self.sign(&[target]).await;
+        let listed = [vec![target], self.listed.clone()].concat();
+        self.sign(&listed).await;
     }
 
     pub(super) async fn upload(&self, number: u64, group: &str, files: &Files) -> ListedTarget {
@@ -331,8 +353,8 @@ impl World {
                 .iter()
                 .map(|(p, b)| FileEntry::describe(p.clone(), b, Mode::new(0o600), Origin::Template))
                 .collect(),
-            restarts: Vec::new(),
-            artifacts: Vec::new(),
+            restarts: self.restarts.clone(),
+            artifacts: self.artifacts.clone(),
         };
         let contents = files
             .iter()
@@ -358,6 +380,8 @@ impl World {
             },
             published_at: Timestamp::UNIX_EPOCH,
             published_by: "test".into(),
+            agent: None,
+            artifacts: Vec::new(),
         };
         let target = ListedTarget {
             name: bundle_name(number),
