@@ -14,7 +14,7 @@ STATIC_FLAGS := -C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-r
 PLATFORMCTL := $(TARGET)/debug/platformctl
 IMAGE := platform
 CARGO_DENY_VERSION := 0.20.2
-SCRIPTS := run.kube .ci/run tests/setup.sh agent/check-static.sh agent/dist/libexec/platform-agent-guard
+SCRIPTS := run.kube .ci/run tests/setup.sh agent/check-static.sh $(wildcard agent/dist/libexec/*)
 
 export CARGO_TARGET_DIR := $(TARGET)
 # Where the tests find the Python tools that tests/setup.sh installs.

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests and `make lint` need beside cargo; may be run again at any time. Root, or a user with sudo.
-#   tests/setup.sh           age, tar's zstd, shellcheck (Debian), and moto, boto3, tuf (PyPI, in a venv of their own)
+#   tests/setup.sh           age, tar's zstd, shellcheck, curl, jq, systemd, openssl, ssh-keygen (Debian), moto, boto3, tuf
+#                            (PyPI, in a venv of their own), and etcd (Debian, unpacked beside them: as a package it would
+#                            start at once)
 #   tests/setup.sh --bench   also the tools that `make bench` compares with: aws, s3cmd, rclone; and strace
 # A tool that can't be had is named on standard error; then the tests that need it say so and skip, unless
 # PLATFORM_REQUIRE_TOOLS=1, with which this script and those tests fail.
@@ -75,9 +77,56 @@ python_tools() {
   fi
 }
 
+# etcd, with the version that the tests name in what they print. Debian trixie's; where that can't be had, the release's own.
+etcd_version=3.5.16-4
+etcd_packages() {
+  local directory="$1" package
+  rm -rf "$directory"
+  mkdir -p "$directory" || return 1
+  for package in etcd-server etcd-client; do
+    curl -fsS --max-time 120 -o "$directory/$package.deb" \
+      "http://deb.debian.org/debian/pool/main/e/etcd/${package}_${etcd_version}_amd64.deb" || return 1
+  done
+  # Unsigned transport, so by digest.
+  (cd "$directory" && sha256sum --check --quiet) <<'DIGESTS'
+0875921bb0d023f2af9b8e15cdfbe417a03e65731345fb832c40f9c2dd72967b  etcd-server.deb
+7eb67e305ba2ce523a5a0b29bf88750ded3f724769c7111a83382b7909f9977b  etcd-client.deb
+DIGESTS
+}
+
+etcd_of_release() {
+  rm -rf "$1"
+  mkdir -p "$1" && (cd "$1" && apt-get download -q etcd-server etcd-client)
+}
+
+unpacked_etcd() {
+  local place="$tools/etcd" package
+  if "$place/usr/bin/etcd" --version >/dev/null 2>&1 && [ -x "$place/usr/bin/etcdctl" ]; then
+    say "$place is there"
+    return
+  fi
+  if ! etcd_packages "$tools/etcd-packages" >"$tools/etcd.log" 2>&1; then
+    # apt-get's lists may be empty.
+    apt_install ca-certificates
+    etcd_of_release "$tools/etcd-packages" >>"$tools/etcd.log" 2>&1 || { lacks etcd; return; }
+  fi
+  rm -rf "$place"
+  for package in "$tools"/etcd-packages/*.deb; do
+    dpkg-deb -x "$package" "$place" >>"$tools/etcd.log" 2>&1 || { lacks etcd; return; }
+  done
+  "$place/usr/bin/etcd" --version >>"$tools/etcd.log" 2>&1 || { lacks etcd; return; }
+  say "$("$place/usr/bin/etcd" --version | head -n 1) unpacked in $place"
+}
+
 debian age
 debian zstd
+debian openssl
+debian curl
+debian ssh-keygen openssh-client
+unpacked_etcd
 debian shellcheck
+debian jq
+debian systemd-analyze systemd
 debian python3
 python_tools "$tools/venv" tests/requirements.txt
 if [ "$bench" -eq 1 ]; then

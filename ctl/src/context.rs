@@ -11,6 +11,7 @@ use shared::wrap::{KeyWrap, KmsWrap, LocalWrap};
 
 use crate::dev::credentials::LocalCredentials;
 use crate::env::{self, Environment, SECURE};
+use crate::patient_wrap::PatientWrap;
 
 /// The name of the embedded environment.
 pub const LOCAL: &str = "local";
@@ -152,14 +153,20 @@ impl Context {
         let sdk = loader.load().await;
         let store = S3Store::new(&sdk, environment.secrets_bucket.as_str());
         let wrap: Arc<dyn KeyWrap> = match &environment.key_wrap {
-            env::KeyWrap::Kms { key_id } => Arc::new(KmsWrap::new(
-                aws_sdk_kms::Client::new(&sdk),
-                key_id.as_str().to_owned(),
-            )),
+            env::KeyWrap::Kms { key_id } => {
+                let kms = KmsWrap::new(aws_sdk_kms::Client::new(&sdk), key_id.as_str().to_owned());
+                Arc::new(PatientWrap::new(kms, key_id.as_str()))
+            }
             env::KeyWrap::LocalFile { path } => {
                 let path = workspace.directory.join(path);
-                LocalWrap::create_file_if_needed(&path)?;
-                Arc::new(LocalWrap::from_file(&path)?)
+                Arc::new(LocalWrap::from_file(&path).with_context(|| {
+                    format!(
+                        "environment {} keeps its secrets under the key in {}; `platformctl dev up` makes one where \
+                         there is nothing yet, and without the old one nothing sealed with it can be read",
+                        workspace.name,
+                        path.display()
+                    )
+                })?)
             }
         };
         Ok(Self {

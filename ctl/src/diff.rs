@@ -1,12 +1,12 @@
-//! What a publish would change. Manifests are shown line by line; of every other file only that it differs, since it
-//! may be a secret and a digest of a short secret is as good as the secret: so the digests that manifests name in
+//! What a publish would change. Manifests and rendered host files are shown line by line; of every other file only that it
+//! differs, since it may be a secret and a digest of a short secret is as good as the secret: so the digests that manifests name in
 //! their paths are not shown either.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context as _, anyhow};
-use shared::bundle::{Artifact, FileEntry, Release, open, unpack};
+use shared::bundle::{Artifact, FileEntry, Index, Origin, Release, open, unpack};
 use shared::check::secret_dir::SECRETS_ROOT;
 use shared::digest::Sha256Digest;
 use shared::limits;
@@ -25,9 +25,10 @@ const DIGEST_LENGTH: usize = 64;
 /// One file that differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    path: EntryPath,
+    /// A file's path, or the part of the index.
+    what: String,
     kind: Kind,
-    /// A unified diff, for a manifest.
+    /// A unified diff, for a file whose text is shown.
     text: String,
 }
 
@@ -45,7 +46,7 @@ impl fmt::Display for Change {
             Kind::Removed => "removed",
             Kind::Changed => "changed",
         };
-        write!(f, "  {kind} {}", self.path)?;
+        write!(f, "  {kind} {}", self.what)?;
         for line in self.text.lines() {
             write!(f, "\n    {line}")?;
         }
@@ -156,17 +157,41 @@ pub fn compare(published: Option<&Release>, content: &Content) -> anyhow::Result
         let side = |r: Option<&Release>| text_of(r, path);
         let (before, after) = (side(published), side(Some(&next)));
         Some(Change {
-            path: path.clone(),
+            what: path.to_string(),
             kind,
             text: shown(&before, &after),
         })
     });
-    Ok(changes.collect())
+    let mut changes: Vec<Change> = changes.collect();
+    let (before, after) = (published.map(Release::index), next.index());
+    let lists = |index: &Index| (index.restarts.clone(), index.artifacts.clone());
+    let (old_restarts, old_artifacts) = before.map(lists).unwrap_or_default();
+    for (what, differs) in [
+        ("unit restarts", old_restarts != after.restarts),
+        ("artifacts", old_artifacts != after.artifacts),
+    ] {
+        if differs {
+            changes.push(Change {
+                what: what.to_owned(),
+                kind: Kind::Changed,
+                text: String::new(),
+            });
+        }
+    }
+    Ok(changes)
 }
 
-/// A manifest's text; nothing for any other file.
+/// The text of a manifest or of a host file that a template made; nothing for any other file.
 fn text_of(release: Option<&Release>, path: &EntryPath) -> String {
-    if !matches!(path.place(), Place::Manifest(_)) {
+    let is_shown = match path.place() {
+        Place::Manifest(_) => true,
+        Place::Host(_) => release.is_some_and(|r| {
+            let entry = r.index().files.iter().find(|entry| entry.path == *path);
+            entry.is_some_and(|entry| entry.origin == Origin::Template)
+        }),
+        _ => false,
+    };
+    if !is_shown {
         return String::new();
     }
     release
@@ -179,6 +204,9 @@ fn shown(old: &str, new: &str) -> String {
     // A whole new or removed manifest is named, not poured out.
     if old.is_empty() || new.is_empty() {
         return String::new();
+    }
+    if old == new {
+        return "(only its mode, owner or origin)".to_owned();
     }
     let (old, new) = (redacted(old), redacted(new));
     if old == new {
@@ -235,6 +263,8 @@ mod tests {
         assert!(!text.contains(&a) && !text.contains(&b), "{text}");
         let text = shown(&manifest(&a, "one"), &manifest(&b, "one"));
         assert!(text.contains("only its secrets"), "{text}");
+        let text = shown(&manifest(&a, "one"), &manifest(&a, "one"));
+        assert!(text.contains("only its mode"), "{text}");
         assert_eq!(redacted(&manifest("latest", "é")), manifest("latest", "é"));
     }
 }

@@ -42,6 +42,8 @@ pub fn code_of(error: &anyhow::Error) -> ExitCode {
             || cause.is::<crate::render::TemplatesError>()
             || cause.is::<crate::render::SecretsError>()
             || cause.is::<crate::render::RenderErrors>()
+            || cause.is::<crate::userdata::UserDataError>()
+            || cause.is::<crate::userdata::AgentBinaryError>()
     });
     ExitCode::from(if usage { 2 } else { 1 })
 }

@@ -1,8 +1,9 @@
 //! platformctl: renders, signs, encrypts and publishes releases, and shows what the nodes made of them.
 //!
 //! `env` reads an environment, `render` makes the files of a release from templates, `lint` checks them offline,
-//! `release` puts them together, `keyring` holds the operator's secrets, `publish` signs and uploads, `status` reads
-//! what nodes report, `dev` is the embedded default. `cmd` holds one file a verb, `output` writes to the terminal.
+//! `release` puts them together, `keyring` holds the operator's secrets, `pki` makes the cluster's, `secrets` changes the
+//! operators' own, `publish` signs and uploads, `userdata` is what machines boot with, `status` reads what nodes report,
+//! `dev` is the embedded default. `cmd` holds one file a verb, `output` writes to the terminal.
 
 #![cfg_attr(
     test,
@@ -22,7 +23,11 @@ pub mod exit;
 pub mod keyring;
 pub mod lint;
 pub mod output;
+mod patient_wrap;
+pub mod pki;
 pub mod publish;
 pub mod release;
 pub mod render;
+pub mod secrets;
 pub mod status;
+pub mod userdata;

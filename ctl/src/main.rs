@@ -18,8 +18,22 @@ fn main() -> ExitCode {
     };
     let level = if cli.is_verbose() { "info" } else { "warn" };
     let quiet = "s3s=off,s3s_fs=off";
-    let filter = EnvFilter::try_from_default_env()
+    let mut filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new(format!("{level},{quiet}")));
+    // At trace level these print whole requests, and those of KMS hold what is about to be encrypted.
+    let capped = [
+        "aws_smithy_runtime",
+        "aws_smithy_http_client",
+        "aws_runtime",
+        "hyper",
+        "hyper_util",
+    ];
+    for whole_requests in capped
+        .iter()
+        .filter_map(|name| format!("{name}=info").parse().ok())
+    {
+        filter = filter.add_directive(whole_requests);
+    }
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

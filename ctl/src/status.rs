@@ -121,15 +121,42 @@ impl NodeReport {
             }
         };
         if let Some(error) = &status.error {
-            return Some(error.message.clone());
+            return Some(printable(&error.message));
         }
         if status.release != published {
             return Some("not on the published release".to_owned());
         }
         if let Some(hold) = &status.hold {
-            return Some(format!("held: {}", hold.reason));
+            return Some(format!("held: {}", printable(&hold.reason)));
         }
         let age = self.age_seconds(now).unwrap_or(0);
         (age > STALE_AFTER_SECONDS).then(|| "no report for too long".to_owned())
+    }
+
+    /// What is worth a look though the node is as it should be: files beside the platform's own manifests.
+    #[must_use]
+    pub fn remark(&self) -> Option<String> {
+        let foreign = &self.status.as_ref().ok()?.foreign;
+        (!foreign.is_empty()).then(|| {
+            let names: Vec<String> = foreign.iter().map(|name| printable(name)).collect();
+            format!("files of somebody else in manifests/: {}", names.join(", "))
+        })
+    }
+}
+
+/// Text that a node wrote, without what would move the cursor or begin a line of its own.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_cannot_write_to_the_terminal() {
+        assert_eq!(printable("a\x1b[2Jb\nc é"), "a\u{fffd}[2Jb\u{fffd}c é");
     }
 }

@@ -298,6 +298,30 @@ fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
     fs::rename(from, to).map_err(failed("rename into place", to))
 }
 
+/// Puts `bytes` at `path` if nothing is there yet; says whether it did. Of two at once exactly one does.
+///
+/// # Errors
+/// [`DurableError`]; what is there is untouched.
+pub fn create_file(
+    path: &Path,
+    bytes: &[u8],
+    attributes: Attributes,
+) -> Result<bool, DurableError> {
+    let staged = Staged::new(path, bytes, attributes)?;
+    staged.sync()?;
+    let mut created = true;
+    staged.with_temporary(|temporary| match fs::hard_link(temporary, path) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            created = false;
+            Ok(())
+        }
+        linked => linked.map_err(failed("create", path)),
+    })?;
+    drop(staged);
+    sync_directory(parent(path))?;
+    Ok(created)
+}
+
 /// Renames a directory that is finished and synced, or on its way out, to another name in the same parent, which the
 /// caller syncs. `to` must not exist.
 ///
@@ -371,6 +395,16 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(meta.mode() & 0o7777, 0o600);
         assert_ne!(meta.ino(), inode, "a rename, never a truncation in place");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_there_is_not_created_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        assert!(create_file(&path, b"one", Attributes::mode(0o600)).unwrap());
+        assert!(!create_file(&path, b"two", Attributes::mode(0o600)).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"one");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

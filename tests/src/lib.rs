@@ -4,6 +4,7 @@
 pub mod attacks;
 pub mod faulty_proxy;
 pub mod kubelet;
+pub mod machine;
 pub mod measure;
 pub mod moto;
 pub mod node;

@@ -5,7 +5,7 @@ use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The program `name`, from the tests' Python environment or the `PATH`; `None` means: return from the test.
+/// The program `name`, from where `tests/setup.sh` put it or the `PATH`; `None` means: return from the test.
 ///
 /// A missing program is said on standard error, so that a skipped test is seen.
 ///
@@ -15,7 +15,11 @@ use std::process::Command;
 #[must_use]
 pub fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let found = iter::once(python_environment().join("bin"))
+    let python = python_environment();
+    // Packages that were unpacked, not installed, lie beside it.
+    let unpacked = python.parent().map(|tools| tools.join("etcd/usr/bin"));
+    let found = iter::once(python.join("bin"))
+        .chain(unpacked)
         .chain(env::split_paths(&path))
         .map(|directory| directory.join(name))
         .find(|file| file.is_file());
@@ -61,5 +65,24 @@ pub fn python_with(module: &str) -> Option<PathBuf> {
         return Some(python);
     }
     skipped(&format!("the Python module {module}"));
+    None
+}
+
+/// A curl that signs requests to AWS (7.86 or later signs what user data needs). Missing, it is handled as by [`find`].
+///
+/// # Panics
+///
+/// As [`find`].
+#[must_use]
+pub fn curl_with_sigv4() -> Option<PathBuf> {
+    let curl = find("curl")?;
+    let version = Command::new(&curl).arg("--version").output().ok()?;
+    let version = String::from_utf8_lossy(&version.stdout);
+    let number = version.split(' ').nth(1).unwrap_or_default();
+    let mut parts = number.split('.').map(|part| part.parse().unwrap_or(0_u32));
+    if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (7, 86) {
+        return Some(curl);
+    }
+    skipped(&format!("a curl of 7.86 or later (this one is {number})"));
     None
 }

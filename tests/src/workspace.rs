@@ -10,16 +10,18 @@ use std::process::Command;
 
 use anyhow::Context as _;
 use ctl::context::{Context, LOCAL};
-use ctl::dev::pki::write_secrets_if_needed;
 use ctl::dev::store::{RequestCounts, RunningStore, SecretKey, StoreConfig};
 use ctl::keyring::{self, Keyring};
 use ctl::output;
 use ctl::publish::{Choices, Plans, Publication, Published, STEPS, plan, read_published};
-use ctl::render::EMBEDDED;
+use ctl::release::render_input;
+use ctl::render::{EMBEDDED, RenderInput};
+use jiff::Timestamp;
 use shared::names::GroupName;
 use shared::trust::{
     StoreTransport, TrustError, TrustStore, Trusted, metadata_url, refresh, targets_url,
 };
+use shared::wrap::LocalWrap;
 use tempfile::TempDir;
 
 /// The bucket's name in every environment here.
@@ -131,7 +133,6 @@ impl Operator {
     pub async fn of_environment(endpoint: &str, name: &str) -> anyhow::Result<Self> {
         let directory = TempDir::new()?;
         write_manifests(directory.path())?;
-        write_secrets_if_needed(directory.path())?;
         Self::lay_out(directory, endpoint, name).await
     }
 
@@ -170,6 +171,8 @@ impl Operator {
             root.join(format!("environments/{name}.tfvars")),
             environment_file(endpoint, name),
         )?;
+        // As `dev up` does; a colleague has it already.
+        LocalWrap::create_file_if_needed(&root.join(WRAP_KEY))?;
         let context = Context::open(root, name).await?;
         Ok(Self { directory, context })
     }
@@ -191,12 +194,21 @@ impl Operator {
         Ok(fs::write(&path, text.replacen(from, to, 1))?)
     }
 
-    /// Writes a secret file such as `secure/kube-apiserver/audit-policy.yaml`; one that is there keeps its mode.
+    /// Writes a secret file such as `secure/kube-apiserver/audit-policy.yaml`; one that is there keeps its mode, a new
+    /// one is for its owner alone.
     ///
     /// # Errors
     /// A file that cannot be written.
     pub fn write_secret(&self, secret: &str, text: &str) -> anyhow::Result<()> {
-        Ok(fs::write(self.path("secrets").join(secret), text)?)
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = self.path("secrets").join(secret);
+        fs::create_dir_all(path.parent().context("a secret has a directory")?)?;
+        let is_new = !path.exists();
+        fs::write(&path, text)?;
+        if is_new {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        }
+        Ok(())
     }
 
     /// Checks both groups as `platformctl publish` does before it writes anything.
@@ -218,6 +230,16 @@ impl Operator {
     /// As [`plan`] and [`carry_out`].
     pub async fn publish(&self) -> anyhow::Result<BTreeMap<String, Publication>> {
         carry_out(self, self.plan().await?).await
+    }
+
+    /// What rendering a group depends on, with the secret files of all its pods.
+    ///
+    /// # Errors
+    /// As [`render_input`] and [`Operator::keyring`].
+    pub async fn render_input(&self, group: &GroupName) -> anyhow::Result<RenderInput> {
+        let keyring = self.keyring().await?.content;
+        let workspace = &self.context.workspace;
+        render_input(workspace, group, Some(&keyring), Timestamp::now())
     }
 
     /// The keyring, which must be there.

@@ -12,6 +12,7 @@ use platform_tests::faulty_proxy::FaultyProxy;
 use platform_tests::kubelet::{Finding, Kubelet, KubeletConfig};
 use platform_tests::node::{Node, PATIENCE, eventually};
 use platform_tests::scene::{COMPUTE, Pod, SECURE, Scene, remove_pod, until, write_pod};
+use platform_tests::workspace::group;
 use shared::documents::Phase;
 
 /// How long the agent may take to put a file back on a machine that runs many tests at once.
@@ -49,9 +50,11 @@ async fn what_platformctl_publishes_is_on_every_disk_and_reported() -> Result {
     assert_eq!(
         names,
         [
+            "addons.yaml",
             "etcd.yaml",
             "kube-apiserver.yaml",
             "kube-controller-manager.yaml",
+            "kube-proxy.yaml",
             "kube-scheduler.yaml"
         ]
     );
@@ -61,22 +64,15 @@ async fn what_platformctl_publishes_is_on_every_disk_and_reported() -> Result {
         ["kube-proxy.yaml"],
         "a node gets its own group's files only"
     );
-    // Each of the operator's secret files is in exactly one directory, under its pod, with its mode.
-    let secrets = scene.operator.path("secrets/secure");
-    for pod in fs::read_dir(&secrets)? {
-        let pod = pod?;
-        let directories: Vec<_> =
-            fs::read_dir(secure.kubernetes().join("secrets").join(pod.file_name()))?
-                .collect::<std::io::Result<_>>()?;
-        assert_eq!(directories.len(), 1, "{:?}", pod.file_name());
-        for file in fs::read_dir(pod.path())? {
-            let file = file?;
-            let delivered = directories[0].path().join(file.file_name());
-            assert_eq!(
-                fs::read(&delivered)?,
-                fs::read(file.path())?,
-                "{delivered:?}"
-            );
+    // Each secret file is in exactly one directory, under its pod, with its mode.
+    let secrets = scene.operator.render_input(&group(SECURE)).await?.secrets;
+    for (pod, files) in &secrets {
+        let directories: Vec<_> = fs::read_dir(secure.kubernetes().join("secrets").join(pod))?
+            .collect::<std::io::Result<_>>()?;
+        assert_eq!(directories.len(), 1, "{pod}");
+        for (name, file) in files {
+            let delivered = directories[0].path().join(name);
+            assert_eq!(fs::read(&delivered)?, file.bytes.expose(), "{delivered:?}");
             let mode = |path: &Path| fs::metadata(path).map(|m| m.permissions().mode() & 0o777);
             assert_eq!(
                 mode(&delivered)? & 0o077,
@@ -84,11 +80,7 @@ async fn what_platformctl_publishes_is_on_every_disk_and_reported() -> Result {
                 "{delivered:?} is for root alone"
             );
         }
-        let manifest = fs::read_to_string(
-            secure
-                .manifests()
-                .join(format!("{}.yaml", pod.file_name().to_string_lossy())),
-        )?;
+        let manifest = fs::read_to_string(secure.manifests().join(format!("{pod}.yaml")))?;
         let digest = directories[0].file_name();
         assert!(
             manifest.contains(&*digest.to_string_lossy()),

@@ -94,7 +94,6 @@ async fn a_release_wrapped_by_kms_is_adopted_with_one_call_to_it() -> anyhow::Re
     let key = made.key_metadata.context("a key")?.key_id;
     let operator = TempDir::new()?;
     write_manifests(operator.path())?;
-    ctl::dev::pki::write_secrets_if_needed(operator.path())?;
     fs::create_dir(operator.path().join("environments"))?;
     let text = environment(&moto.endpoint(), &key);
     fs::write(operator.path().join("environments/dev.tfvars"), text)?;

@@ -145,10 +145,8 @@ impl Stage {
             .operator
             .amend("secure/etcd.yaml.j2", "cpu: 100m", "cpu: 110m")?;
         let scheduler = "secure/kube-scheduler/scheduler.yaml";
-        let text = std::fs::read_to_string(scene.operator.path("secrets").join(scheduler))?;
-        scene
-            .operator
-            .write_secret(scheduler, &(text + "# amended\n"))?;
+        let text = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
+        scene.operator.write_secret(scheduler, text)?;
         ensure!(scene.publish(SECURE).await? == 2);
         put_next_root(&scene).await?;
         let after = before.copy_to(&scene.nodes_directory().join("after"), "after")?;

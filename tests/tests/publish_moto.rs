@@ -9,7 +9,6 @@ use std::process::{Command, Stdio};
 
 use bytes::Bytes;
 use ctl::context::{Context, Workspace};
-use ctl::dev::pki::write_secrets_if_needed;
 use ctl::diff::published_release;
 use ctl::publish::{Choices, Publication, PublishRace, STEPS, plan, read_published};
 use ctl::{keyring, output};
@@ -58,7 +57,6 @@ async fn create_key(moto: &Moto) -> String {
 fn lay_out(moto: &Moto, key: &str) -> TempDir {
     let directory = TempDir::new().unwrap();
     write_manifests(directory.path()).unwrap();
-    write_secrets_if_needed(directory.path()).unwrap();
     fs::create_dir(directory.path().join("environments")).unwrap();
     let text = format!(
         r#"aws_account              = "123456789012"
@@ -295,4 +293,100 @@ async fn the_binary_publishes_and_anybody_with_kms_can_open_it_without_us() {
     ] {
         assert!(names.lines().any(|n| n == name), "{name} is not in {names}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_machines_boot_with_is_built_and_what_they_install_is_there() {
+    let Some(moto) = Moto::start().await.unwrap() else {
+        return;
+    };
+    create_bucket(&moto).await;
+    let directory = lay_out(&moto, &create_key(&moto).await);
+    let agent = directory.path().join("an-agent");
+    fs::write(&agent, b"\x7fELF as it goes onto nodes").unwrap();
+    let agent = agent.to_str().unwrap();
+    let run = async |arguments: &[&str]| {
+        let mut command = platformctl(directory.path());
+        with_credentials(&mut command, directory.path());
+        command.env_remove("PLATFORM_AGENT").args(arguments);
+        // moto runs on its own, but what reads its log runs here.
+        let output = tokio::task::spawn_blocking(move || command.output());
+        let output = output.await.unwrap().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let said = text(&output.stdout) + &text(&output.stderr);
+        (output.status.code().unwrap(), said)
+    };
+    let build = ["build", "-e", "dev", "--agent", agent];
+    let (code, said) = run(&build).await;
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("there is no keyring yet"), "{said}");
+    let (code, said) = run(&["build", "-e", "dev", "--manifests-only"]).await;
+    assert_eq!(code, 0, "{said}");
+
+    let publish = ["publish", "-e", "dev", "--agent", agent];
+    let (code, said) = run(&publish).await;
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("into the bucket, for new machines"), "{said}");
+    let (code, said) = run(&publish).await;
+    assert!(code == 0 && !said.contains("for new machines"), "{said}");
+    let (code, said) = run(&["publish", "-e", "dev", "--agent", "/nowhere"]).await;
+    assert!(
+        code == 2 && said.contains("there is no platform-agent at /nowhere"),
+        "{said}"
+    );
+
+    let (code, said) = run(&build).await;
+    assert_eq!(code, 0, "{said}");
+    let context = open(&moto, directory.path()).await;
+    let keyring = keyring::read(&context).await.unwrap().unwrap();
+    let user_data = |name: &str| {
+        let path = format!(".platform/dev/build/{name}/user-data");
+        fs::read_to_string(directory.path().join(path)).unwrap()
+    };
+    let first: Vec<String> = ["secure", "compute"].map(user_data).into();
+    for (name, text) in ["secure", "compute"].iter().zip(&first) {
+        let config = ctl::userdata::cloud_config::parse(text).unwrap();
+        let root = &config
+            .file("/etc/platform-agent/root.json")
+            .unwrap()
+            .content;
+        let roots = &keyring.group(&group(name)).unwrap().roots;
+        assert_eq!(root, roots[0].as_bytes());
+        let boot = &config.file("/etc/platform-agent/boot.env").unwrap().content;
+        let boot = String::from_utf8_lossy(boot).into_owned();
+        let settings: Vec<(&str, &str)> =
+            boot.lines().map(|l| l.split_once('=').unwrap()).collect();
+        let key = format!("bootstrap/{}.platform-agent", settings[0].1);
+        let there = context.store.list("bootstrap/").await.unwrap();
+        assert_eq!(there, [key]);
+        assert_eq!(
+            settings[2],
+            ("S3_URL", &*format!("{}/{BUCKET}", moto.endpoint()))
+        );
+    }
+
+    // A bad template leaves what was built before, and an unknown agent too.
+    fs::create_dir(directory.path().join("cloudinit")).unwrap();
+    let own = directory.path().join("cloudinit/user-data.j2");
+    fs::write(&own, "#cloud-config\nwrite_files: {{ writen_files }}\n").unwrap();
+    let (code, said) = run(&build).await;
+    assert!(
+        code == 2 && said.contains("user-data.j2:2: `writen_files`"),
+        "{said}"
+    );
+    fs::remove_file(&own).unwrap();
+    let (code, said) = run(&["build", "-e", "dev", "--agent", "/nowhere"]).await;
+    assert!(
+        code == 2 && said.contains("there is no platform-agent at /nowhere"),
+        "{said}"
+    );
+
+    // Without the bucket, the roots that were seen before.
+    drop(moto);
+    let (code, said) = run(&build).await;
+    assert!(
+        code == 0 && said.contains("the keyring could not be read"),
+        "{said}"
+    );
+    assert_eq!(["secure", "compute"].map(user_data).as_slice(), first);
 }

@@ -188,3 +188,27 @@ fn tells_to_build_the_image_when_it_is_missing() {
     assert!(message.contains("run 'make' first"), "{message}");
     assert!(!desk.asked().contains(&"run".to_owned()));
 }
+
+/// What the image's build stage works on must reach it: its COPY takes only what `.dockerignore` lets through.
+#[test]
+fn the_image_gets_what_its_build_needs() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read = |name: &str| fs::read_to_string(root.join(name)).unwrap();
+    let ignore = read(".dockerignore");
+    let let_through: Vec<&str> = ignore.lines().filter_map(|l| l.strip_prefix('!')).collect();
+    let manifest = read("Cargo.toml");
+    let members = manifest.lines().find_map(|l| l.strip_prefix("members = ["));
+    let members = members.unwrap().trim_end_matches(']').split(", ");
+    let mut needed: Vec<String> = members.map(|m| m.trim_matches('"').to_owned()).collect();
+    needed.extend(["Cargo.toml", "Cargo.lock", "manifests"].map(str::to_owned));
+    if read("Dockerfile").contains("make ") {
+        needed.push("Makefile".to_owned());
+    }
+    assert!(needed.len() >= 7, "{needed:?}");
+    for name in needed {
+        assert!(
+            let_through.contains(&name.as_str()),
+            "{name} does not reach the image's build"
+        );
+    }
+}

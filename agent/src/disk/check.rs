@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use shared::bundle::Release;
 use shared::check::certificate::{CertProblem, check_pem_files};
 use shared::check::manifest::{ManifestProblem, PodSummary, check_manifest};
-use shared::check::secret_dir::{SECRETS_ROOT, parse_secret_dir_path, secret_dir_digest};
+use shared::check::secret_dir::{
+    Attributes, SECRETS_ROOT, parse_secret_dir_path, secret_dir_digest,
+};
 use shared::check::set::{SetProblem, check_set};
 use shared::digest::Sha256Digest;
 use shared::documents::GroupKey;
@@ -243,8 +245,8 @@ fn check_agent_files(release: &Release, problems: &mut Vec<CheckProblem>) {
 }
 
 fn directory_digests(release: &Release) -> BTreeMap<String, Sha256Digest> {
-    let digest = |files: BTreeMap<&str, (u32, &[u8])>| {
-        let named: BTreeMap<String, (u32, &[u8])> = files
+    let digest = |files: BTreeMap<&str, (Attributes, &[u8])>| {
+        let named: BTreeMap<String, (Attributes, &[u8])> = files
             .into_iter()
             .map(|(name, file)| (name.to_owned(), file))
             .collect();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use shared::bundle::{FileEntry, Index, Mode, Origin, Release};
 use shared::check::manifest::PodSummary;
-use shared::check::secret_dir::secret_dir_digest;
+use shared::check::secret_dir::{Attributes, secret_dir_digest};
 use shared::digest::Sha256Digest;
 use shared::documents::GroupKey;
 use shared::limits;
@@ -66,10 +66,18 @@ impl Pod {
     }
 
     fn digest(&self) -> String {
-        let files: BTreeMap<String, (u32, &[u8])> = self
+        // As `release` below: a test that is not root's owns its files itself.
+        let attributes = Attributes {
+            mode: 0o600,
+            owner: (
+                nix::unistd::geteuid().as_raw(),
+                nix::unistd::getegid().as_raw(),
+            ),
+        };
+        let files: BTreeMap<String, (Attributes, &[u8])> = self
             .secrets
             .iter()
-            .map(|(name, bytes)| (name.clone(), (0o600, bytes.as_slice())))
+            .map(|(name, bytes)| (name.clone(), (attributes, bytes.as_slice())))
             .collect();
         secret_dir_digest(&files)
     }

@@ -24,14 +24,22 @@ pub(super) struct DiffArgs {
 impl DiffArgs {
     pub(super) async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
         let context = Context::open(directory, &self.environment.environment).await?;
-        let keyring = keyring::read(&context).await?;
+        let now = Timestamp::now();
+        // As a publish would have it; nothing is written.
+        let draft = keyring::draft(&context, now).await?;
+        let keyring = draft.found();
+        for change in draft.changes() {
+            output::line(format!("keyring: a publish will have {change}"));
+        }
         let mut differs = false;
         for group in context.workspace.select(&self.groups)? {
-            let keys = keyring.as_ref().and_then(|k| k.content.groups.get(&group));
-            let (content, _) = prepare(&context.workspace, &group, keys, Timestamp::now())?;
-            let target = match &keyring {
-                Some(keyring) if keys.is_some() => {
+            let (content, _) = prepare(&context.workspace, &group, Some(draft.content()), now)?;
+            let target = match keyring {
+                Some(keyring) if keyring.content.groups.contains_key(&group) => {
                     let published = read_published(&context, keyring, &group).await?;
+                    if let Some(target) = published.current() {
+                        keyring.check_against(target)?;
+                    }
                     published.current().cloned()
                 }
                 _ => None,

@@ -9,6 +9,7 @@ use shared::durable::{self, Attributes};
 use crate::exit::{Outcome, mistake};
 use crate::output;
 use crate::render::EMBEDDED;
+use crate::userdata;
 
 const ENVIRONMENTS: [(&str, &str); 2] = [
     (
@@ -27,8 +28,11 @@ pub(super) struct InitArgs {}
 impl InitArgs {
     pub(super) fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
         let manifests = EMBEDDED.iter().map(|(p, t)| (format!("manifests/{p}"), *t));
+        let cloudinit = userdata::EMBEDDED
+            .iter()
+            .map(|(p, t)| (format!("cloudinit/{p}"), *t));
         let environments = ENVIRONMENTS.iter().map(|(p, t)| ((*p).to_owned(), *t));
-        let files: Vec<(String, &str)> = environments.chain(manifests).collect();
+        let files: Vec<(String, &str)> = environments.chain(manifests).chain(cloudinit).collect();
         let there: Vec<&str> = files
             .iter()
             .filter(|(p, _)| directory.join(p).exists())

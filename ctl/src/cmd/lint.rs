@@ -23,10 +23,11 @@ pub(super) struct LintArgs {
 impl LintArgs {
     pub(super) fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
         let workspace = Workspace::open(directory, &self.environment.environment)?;
+        let now = Timestamp::now();
         let mut errors = 0;
         let mut warnings = 0;
         for group in workspace.select(&self.groups)? {
-            for finding in lint(&render_input(&workspace, &group)?, Timestamp::now()) {
+            for finding in lint(&render_input(&workspace, &group, None, now)?, now) {
                 match finding.severity {
                     Severity::Error => errors += 1,
                     Severity::Warning => warnings += 1,

@@ -9,6 +9,7 @@ mod init;
 mod lint;
 mod publish;
 mod refresh;
+mod secrets;
 mod status;
 
 use std::path::PathBuf;
@@ -24,7 +25,7 @@ use crate::exit::Outcome;
     after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 it differs (diff, status)."
 )]
 pub struct Cli {
-    /// Where environments/, manifests/ and secrets/ are looked for.
+    /// Where environments/, manifests/, cloudinit/ and secrets/ are looked for.
     #[arg(long, global = true, value_name = "DIR", default_value = ".")]
     directory: PathBuf,
     /// More of what happens, on standard error (RUST_LOG overrides).
@@ -36,9 +37,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Write out a working directory: the environments' sample and the manifests' templates.
+    /// Write out a working directory: the environments' sample, and the templates of manifests and user data.
     Init(init::InitArgs),
-    /// Render an environment's manifests into a directory.
+    /// Render an environment's manifests, and its groups' user data, into a directory.
     Build(build::BuildArgs),
     /// Check an environment's files offline, by kubelet's own rules.
     Lint(lint::LintArgs),
@@ -52,6 +53,8 @@ enum Verb {
     Status(status::StatusArgs),
     /// Large public files of the machines: kubelet, CNI plugins, platform-agent itself.
     Artifacts(artifacts::ArtifactsArgs),
+    /// Files of your own that a pod needs, encrypted in the keyring and delivered with the next release.
+    Secrets(secrets::SecretsArgs),
     /// The embedded default: a store and nodes on this machine.
     Dev(dev::DevArgs),
     /// Print a completion script for a shell.
@@ -62,7 +65,12 @@ enum Verb {
 #[derive(Debug, Clone, Args)]
 struct EnvironmentArg {
     /// The environment: environments/NAME.tfvars.
-    #[arg(short = 'e', long = "environment", value_name = "NAME")]
+    #[arg(
+        short = 'e',
+        long = "environment",
+        value_name = "NAME",
+        env = "PLATFORM_ENVIRONMENT"
+    )]
     environment: String,
 }
 
@@ -81,13 +89,14 @@ impl Cli {
         let directory = self.directory;
         match self.verb {
             Verb::Init(args) => args.run(&directory),
-            Verb::Build(args) => args.run(&directory),
+            Verb::Build(args) => args.run(&directory).await,
             Verb::Lint(args) => args.run(&directory),
             Verb::Diff(args) => args.run(&directory).await,
             Verb::Publish(args) => args.run(&directory).await,
             Verb::Refresh(args) => args.run(&directory).await,
             Verb::Status(args) => args.run(&directory).await,
             Verb::Artifacts(args) => args.run(&directory).await,
+            Verb::Secrets(args) => args.run(&directory).await,
             Verb::Dev(args) => args.run(&directory).await,
             Verb::Completions(args) => Ok(args.run()),
         }

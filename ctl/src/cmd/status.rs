@@ -11,7 +11,7 @@ use shared::names::{GroupName, ReleaseNumber};
 
 use super::EnvironmentArg;
 use crate::context::Context;
-use crate::exit::{Outcome, mistake};
+use crate::exit::Outcome;
 use crate::keyring;
 use crate::output::{self, Format};
 use crate::publish::read_published;
@@ -40,12 +40,13 @@ impl StatusArgs {
     pub(super) async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
         let context = Context::open(directory, &self.environment.environment).await?;
         let groups = context.workspace.select(&self.groups)?;
-        let keyring = keyring::read(&context).await?.ok_or_else(|| {
-            mistake("there is no keyring, so nothing is published yet: `platformctl publish` first")
-        })?;
+        let keyring = keyring::read_required(&context).await?;
         let mut all = Vec::new();
         for group in groups {
             let published = read_published(&context, &keyring, &group).await?;
+            if let Some(current) = published.current() {
+                keyring.check_against(current)?;
+            }
             all.push(GroupStatus {
                 nodes: read_group(&context, keyring.group(&group)?, &group).await?,
                 published: published
@@ -114,7 +115,11 @@ fn show(group: &GroupStatus, now: Timestamp) {
             release,
             phase,
             age,
-            node.objection(group.published, now).unwrap_or_default(),
+            node.objection(group.published, now)
+                .into_iter()
+                .chain(node.remark())
+                .collect::<Vec<_>>()
+                .join("; "),
         ]);
     }
     output::line(table.trim_fmt());

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use shared::names::GroupName;
+use shared::wrap::LocalWrap;
 
 use super::credentials::LocalCredentials;
 use super::nodes::{Node, NodeSettings, find_agent};
+use super::signals::StopSignals;
 use super::store::{RunningStore, SecretKey, StoreConfig};
 use crate::context::{Context, Workspace};
-use crate::env::COMPUTE;
+use crate::env::{COMPUTE, KeyWrap};
 use crate::{keyring, output};
 
 /// How often a node that ended is looked for.
@@ -42,6 +44,9 @@ pub async fn start_store(
     let bucket = directory.join(workspace.environment.secrets_bucket.as_str());
     std::fs::create_dir_all(&bucket)
         .with_context(|| format!("cannot make {}", bucket.display()))?;
+    if let KeyWrap::LocalFile { path } = &workspace.environment.key_wrap {
+        LocalWrap::create_file_if_needed(&workspace.directory.join(path))?;
+    }
     let config = StoreConfig {
         listen,
         directory,
@@ -109,17 +114,15 @@ fn listen_address(workspace: &Workspace) -> anyhow::Result<SocketAddr> {
     }
 }
 
-/// Runs the store and the nodes until Ctrl-C or SIGTERM. A node that ends is started again, as systemd would.
+/// Runs the store and the nodes until Ctrl-C, SIGTERM or the end of the terminal. A node that ends is started again, as systemd would.
 ///
 /// # Errors
 /// What could not be started.
 pub async fn up(workspace: Workspace, options: UpOptions) -> anyhow::Result<()> {
+    let mut signals = StopSignals::listen()?;
     let listen = listen_address(&workspace)?;
     let agent = find_agent(options.agent)?;
     let store = start_store(&workspace, listen).await?;
-    if super::pki::write_secrets_if_needed(&workspace.directory)? {
-        output::line("made throw-away certificates in secrets/, since there was none");
-    }
     let context = Context::of(workspace).await?;
     let settings = NodeSettings {
         agent,
@@ -152,25 +155,21 @@ pub async fn up(workspace: Workspace, options: UpOptions) -> anyhow::Result<()> 
         "Ctrl-C ends everything; the state stays in {}",
         state.display()
     ));
-    watch(&mut nodes).await?;
+    let watched = watch(&mut nodes, &mut signals).await;
     for node in &mut nodes {
         node.stop().await;
     }
     store.shutdown().await;
+    watched?;
     output::line("ended");
     Ok(())
 }
 
-async fn watch(nodes: &mut [Node]) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
+async fn watch(nodes: &mut [Node], signals: &mut StopSignals) -> anyhow::Result<()> {
     loop {
         // Cancel-safe: a signal stays pending, and the sleep holds no state.
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            interrupted = tokio::signal::ctrl_c() => {
-                return interrupted.context("cannot wait for Ctrl-C");
-            }
+            () = signals.asked() => return Ok(()),
             () = tokio::time::sleep(WATCH) => {}
         }
         for node in nodes.iter_mut() {

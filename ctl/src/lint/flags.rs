@@ -20,7 +20,7 @@ enum Source {
 
 /// A binary's name, where its list comes from, and the list: one flag a line, `deprecated` behind some.
 const LISTS: &[(&str, Source, &str)] = &[
-    ("etcd", Source::Knowledge, include_str!("flags/etcd.txt")),
+    ("etcd", Source::Binary, include_str!("flags/etcd.txt")),
     (
         "kube-apiserver",
         Source::Binary,
@@ -40,6 +40,11 @@ const LISTS: &[(&str, Source, &str)] = &[
         "kube-scheduler",
         Source::Binary,
         include_str!("flags/kube-scheduler.txt"),
+    ),
+    (
+        "kubectl",
+        Source::Knowledge,
+        include_str!("flags/kubectl.txt"),
     ),
     ("kubelet", Source::Binary, include_str!("flags/kubelet.txt")),
 ];
@@ -282,7 +287,6 @@ mod tests {
     fn deprecated_flags_and_those_a_modest_list_lacks_are_warnings() {
         for command in [
             ["kube-scheduler", "--profiling=false"],
-            ["etcd", "--nope=1"],
             ["etcd", "--experimental-initial-corrupt-check"],
             ["kube-proxy", "--nope"],
         ] {

@@ -20,7 +20,7 @@ use shared::check::manifest::{PodSummary, check_manifest};
 use shared::check::set::check_set;
 use shared::check::yaml::parse_document;
 
-use crate::render::{RenderInput, Secrets, canonical, is_yaml, render_texts};
+use crate::render::{RenderInput, Secrets, Texts, canonical, is_yaml, render_texts};
 use scan::{Scan, Style, scan};
 use secret_paths::SecretPaths;
 use serde_json::Value;
@@ -115,7 +115,7 @@ pub fn lint(input: &RenderInput, now: Timestamp) -> Vec<Finding> {
         })
         .collect();
     let mut pods = Vec::new();
-    let mut secrets = SecretPaths::new(&input.group, &texts);
+    let mut secrets = SecretPaths::new(&input.group, input.stand_ins, &texts);
     let mut all_pods_are_known = findings.is_empty();
     for (name, text) in &texts.pods {
         let mut document = Document::new(&text.file, 0, &text.text);
@@ -138,7 +138,18 @@ pub fn lint(input: &RenderInput, now: Timestamp) -> Vec<Finding> {
             findings.append(&mut document.findings);
         }
     }
-    findings.extend(objects::check(&texts.addons));
+    findings.extend(check_secret_configuration(&input.group, &texts));
+    findings.extend(objects::check(&texts));
+    findings.extend(texts.replaced.iter().map(|(dir, name)| Finding {
+        severity: Severity::Warning,
+        file: format!("secrets/{}/{dir}/{name}", input.group),
+        line: None,
+        path: None,
+        message: "takes the place of the file that a template makes".to_owned(),
+        help: Some(
+            "change the template instead: what is no secret can be reviewed there".to_owned(),
+        ),
+    }));
     findings.extend(check_set(&pods).into_iter().map(|problem| Finding {
         severity: Severity::Error,
         file: format!(
@@ -212,6 +223,11 @@ impl Document {
                 ..finding
             });
         }
+    }
+
+    /// The line of the file on which the object's name stands.
+    fn line_of_name(&self) -> usize {
+        self.lines_before + self.scan.line_of("metadata.name").unwrap_or(1)
     }
 
     /// What can be seen only before the text is parsed.
@@ -289,6 +305,28 @@ impl Document {
             }
         }
     }
+}
+
+/// Configuration files that are secret, or an operator's own: their fields, and never what is in one.
+fn check_secret_configuration(group: &str, texts: &Texts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (dir, files) in &texts.secrets {
+        for (name, file) in files.iter().filter(|(name, _)| is_yaml(name)) {
+            let place = (dir.clone(), name.clone());
+            let is_rendered = texts.files.contains_key(&place) && !texts.replaced.contains(&place);
+            // What a parser says of a file may quote it.
+            let Ok(value) = parse_document(file.bytes.expose()) else {
+                continue;
+            };
+            if !is_rendered {
+                findings.extend(fields::check(&value).into_iter().map(|finding| Finding {
+                    file: format!("secrets/{group}/{dir}/{name}"),
+                    ..finding
+                }));
+            }
+        }
+    }
+    findings
 }
 
 fn check_secrets(group: &str, secrets: &Secrets, now: Timestamp) -> Vec<Finding> {

@@ -13,14 +13,17 @@ use crate::render::{ADDONS_OBJECTS, ADDONS_POD, Texts};
 /// A group's secret directories, and which of them were seen mounted.
 pub(super) struct SecretPaths<'a> {
     group: &'a str,
+    /// Whether the keyring was not read: then what is not here may be there.
+    stand_ins: bool,
     texts: &'a Texts,
     mounted: BTreeSet<String>,
 }
 
 impl<'a> SecretPaths<'a> {
-    pub(super) fn new(group: &'a str, texts: &'a Texts) -> Self {
+    pub(super) fn new(group: &'a str, stand_ins: bool, texts: &'a Texts) -> Self {
         Self {
             group,
+            stand_ins,
             texts,
             mounted: BTreeSet::new(),
         }
@@ -53,6 +56,17 @@ impl<'a> SecretPaths<'a> {
                 ));
             };
             let Some(owner) = self.owner(&volume.path) else {
+                let named = parse_secret_dir_path(&volume.path);
+                if let Some((pod, _)) = named.filter(|_| self.stand_ins) {
+                    report(
+                        Severity::Warning,
+                        format!("pod {pod} has no secret files here"),
+                        Some(
+                            "unless the keyring holds some (`platformctl secrets`), a publish fails",
+                        ),
+                    );
+                    continue;
+                }
                 let message = format!("there is no secret directory {}", volume.path);
                 report(
                     Severity::Error,
@@ -119,13 +133,15 @@ impl<'a> SecretPaths<'a> {
                             "--{} names {prefix}{file}, and there is no such file",
                             flag.name
                         );
-                        let help = format!("put it into secrets/{}/{owner}/", self.group);
-                        findings.push(Finding::in_field(
-                            Severity::Error,
-                            &flag.path,
-                            message,
-                            Some(help),
-                        ));
+                        let mut help = format!("put it into secrets/{}/{owner}/", self.group);
+                        let severity = match self.stand_ins {
+                            true => Severity::Warning,
+                            false => Severity::Error,
+                        };
+                        if self.stand_ins {
+                            help.push_str(", unless the keyring holds it (`platformctl secrets`)");
+                        }
+                        findings.push(Finding::in_field(severity, &flag.path, message, Some(help)));
                     }
                 }
             }

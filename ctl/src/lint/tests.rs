@@ -12,6 +12,7 @@ fn files(entries: &[(&str, &str)]) -> BTreeMap<String, SecretFile> {
     let file = |text: &str| SecretFile {
         bytes: SecretBytes::new(text.as_bytes().to_vec()),
         mode: 0o600,
+        owner: (0, 0),
     };
     entries
         .iter()
@@ -35,6 +36,7 @@ fn input(templates: &[(&str, String)], secrets: Secrets) -> RenderInput {
         templates: set,
         values: json!({"environment": "dev"}),
         secrets,
+        stand_ins: false,
     }
 }
 
@@ -309,16 +311,158 @@ fn the_embedded_manifests_are_clean() {
         }
         let values = json!({
             "environment": "dev", "kubernetes_version": "1.36.3",
-            "service_cidr": "10.96.0.0/12", "pod_cidr": "10.244.0.0/16",
+            "service_cidr": "10.96.0.0/12", "pod_cidr": "10.244.0.0/16", "aws_region": "eu-west-1", "secure_asg_min": 3,
         });
         let input = RenderInput {
             group: group.to_owned(),
             templates: TemplateSet::embedded(),
             values,
             secrets,
+            stand_ins: false,
         };
         assert_eq!(shown(&input), [""; 0], "{group}");
     }
+}
+
+/// A set of addons with the pod that applies them and the rights file that platformctl ships.
+fn addons(objects: &[(&str, &str)]) -> Vec<String> {
+    let mut input = input(&[("addons.yaml.j2", pod("addons", ""))], Secrets::new());
+    let rights = crate::render::EMBEDDED.iter();
+    let path = "secure/files/addons/rights.yaml.j2";
+    for (path, text) in rights.filter(|(p, _)| *p == path).chain(objects) {
+        input.templates.add(path, text);
+    }
+    let mut found = shown(&input);
+    found.retain(|finding| !finding.contains("no manifest mounts these files"));
+    found
+}
+
+const CONFIG: &str =
+    "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: kube-system}\n";
+
+#[test]
+fn a_clean_addon_gives_nothing() {
+    assert_eq!(addons(&[("addons/a.yaml.j2", CONFIG)]), [""; 0]);
+}
+
+#[test]
+fn an_addon_is_decoded_as_its_kind_with_the_line_of_the_whole_file() {
+    let text = format!(
+        "{CONFIG}---\n{}dta: {{x: z}}\n",
+        CONFIG.replace("name: a", "name: b")
+    );
+    assert_eq!(
+        addons(&[("addons/a.yaml.j2", &text)]),
+        ["error: addons/a.yaml:8: dta: ConfigMap has no such field; the API server would drop it"]
+    );
+    let text = format!("{CONFIG}data: {{x: [1]}}\n");
+    let found = addons(&[("addons/a.yaml.j2", &text)]);
+    assert!(
+        found.len() == 1 && found[0].contains("data.x: invalid type"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn two_addons_of_one_identity_are_an_error_across_files() {
+    let found = addons(&[("addons/a.yaml.j2", CONFIG), ("addons/b.yaml.j2", CONFIG)]);
+    assert_eq!(
+        found,
+        [
+            "error: addons/b.yaml:3: metadata.name: ConfigMap kube-system/a is already in addons/a.yaml:3"
+        ]
+    );
+}
+
+#[test]
+fn an_addon_stands_where_its_set_can_hold_it() {
+    for (from, to, part) in [
+        (
+            ", namespace: kube-system",
+            "",
+            "an addon's namespace is written out",
+        ),
+        (
+            "kube-system",
+            "default",
+            "an addon's namespace is kube-system",
+        ),
+        ("name: a, ", "", "an addon needs a name"),
+        ("ConfigMap", "ConfigMep", "does not know v1 ConfigMep"),
+        (
+            "ConfigMap",
+            "LimitRange",
+            "may not get, list, create, patch, delete limitranges",
+        ),
+    ] {
+        let found = addons(&[("addons/a.yaml.j2", &CONFIG.replace(from, to))]);
+        assert!(
+            found.len() == 1 && found[0].contains(part),
+            "{part}: {found:#?}"
+        );
+    }
+    let text = "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\n\
+                metadata: {name: a, namespace: kube-system}\n";
+    let found = addons(&[("addons/a.yaml.j2", text)]);
+    assert!(
+        found.len() == 1 && found[0].contains("a ClusterRole has no namespace"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn fields_of_configuration_files_are_checked_where_they_stand() {
+    let mut input = input(&[("a.yaml.j2", pod("a", ""))], Secrets::new());
+    input.templates.add(
+        "secure/host/kubelet/config.yaml.j2",
+        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nauthentication:\n  x509:\n    clientCaFile: /x\n",
+    );
+    assert_eq!(
+        shown(&input),
+        [
+            "error: secure/host/kubelet/config.yaml:5: authentication.x509.clientCaFile: \
+             KubeletX509Authentication has no such field\n  help: did you mean clientCAFile?"
+        ]
+    );
+}
+
+#[test]
+fn fields_of_secret_configuration_are_checked_and_its_values_not_told() {
+    let text = "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n\
+                - resources: [secrets]\n  providers:\n  - secretbox: {kyes: [{name: a, secret: hunter2}]}\n";
+    let secrets = Secrets::from([("a".to_owned(), files(&[("encryption.yaml", text)]))]);
+    let mount = mounting("{{ secret_dir('a') }}", "Directory").replace("--config=/s/config, ", "");
+    let found = shown(&input(&[("a.yaml.j2", pod("a", &mount))], secrets));
+    let error = "error: secrets/secure/a/encryption.yaml: resources[0].providers[0].secretbox.kyes: \
+                 SecretboxConfiguration has no such field";
+    assert!(found.iter().any(|f| f.starts_with(error)), "{found:#?}");
+    assert!(!format!("{found:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_mistake_in_node_yaml_is_told_with_its_field() {
+    let mut input = input(&[("a.yaml.j2", pod("a", ""))], Secrets::new());
+    let text = "restarts:\n  - {unit: kubelt.service, on: [host/kubelet]}\n";
+    input.templates.add("secure/node.yaml", text);
+    assert_eq!(
+        shown(&input),
+        [
+            "error: secure/node.yaml: restarts[0].unit: \"kubelt.service\" is no unit that an agent restarts\n  \
+             help: did you mean kubelet.service?"
+        ]
+    );
+}
+
+#[test]
+fn a_secret_in_the_place_of_a_templates_file_is_a_warning() {
+    let secrets = Secrets::from([("a".to_owned(), files(&[("config", "x")]))]);
+    let mut input = input(&[("a.yaml.j2", pod("a", ""))], secrets);
+    input.templates.add("secure/files/a/config.j2", "y");
+    let found = shown(&input);
+    assert!(
+        found[1].starts_with("warning: secrets/secure/a/config: takes the place"),
+        "{found:#?}"
+    );
 }
 
 #[test]

@@ -5,6 +5,8 @@
 //! the numbers it burned are skipped by the next one.
 
 mod good;
+mod memory_lock;
+mod newest;
 mod plan;
 mod reads;
 mod repository;
@@ -150,7 +152,47 @@ async fn renew(
                     expires: uploader.expires(),
                 });
             }
-            upload::Uploaded::Burned => number = following(number)?,
+            upload::Uploaded::Burned => {
+                number = after_burned(context, keyring, group, number).await?.0;
+            }
+        }
+    }
+}
+
+/// The release that was signed last for a group: the current one, or, where there is no timestamp to say which that is,
+/// the one of the newest targets document.
+///
+/// # Errors
+/// As [`read_published`] and a bucket that cannot be listed.
+pub(crate) async fn last_signed(
+    context: &Context,
+    keyring: &Keyring,
+    group: &GroupName,
+) -> anyhow::Result<Option<ReleaseTarget>> {
+    let published = read_published(context, keyring, group).await?;
+    match published.current() {
+        Some(current) => Ok(Some(current.clone())),
+        None => Ok(newest::newest(context, keyring, group)
+            .await?
+            .and_then(|newest| newest.release)),
+    }
+}
+
+/// The number to go on with after `number` was taken, and the release of the newest document, whose keyring must not be
+/// newer than ours.
+async fn after_burned(
+    context: &Context,
+    keyring: &Keyring,
+    group: &GroupName,
+    number: ReleaseNumber,
+) -> anyhow::Result<(ReleaseNumber, Option<ReleaseTarget>)> {
+    match newest::newest(context, keyring, group).await? {
+        None => Ok((following(number)?, None)),
+        Some(newest) => {
+            if let Some(release) = &newest.release {
+                keyring.check_against(release)?;
+            }
+            Ok((following(number.max(newest.number))?, newest.release))
         }
     }
 }

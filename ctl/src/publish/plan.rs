@@ -5,13 +5,14 @@ use anyhow::Context as _;
 use indicatif::ProgressBar;
 use jiff::Timestamp;
 use shared::bundle::pack;
-use shared::names::GroupName;
+use shared::names::{GroupName, ReleaseNumber};
 
+use super::newest::newest;
 use super::repository::remember;
 use super::upload::{Uploaded, Uploader};
 use super::{
-    Choices, Publication, Published, following, good, read_published, relist, relist_artifacts,
-    renew_if_due, seal_release, targets_of,
+    Choices, Publication, Published, after_burned, following, good, read_published, relist,
+    relist_artifacts, renew_if_due, seal_release, targets_of,
 };
 use crate::artifact::{AGENT, ArtifactList, FILE, ensure, join};
 use crate::context::Context;
@@ -25,6 +26,8 @@ use crate::release::{Content, prepare};
 pub struct Plans {
     /// The keyring, made if there was none.
     pub keyring: Keyring,
+    /// What was missing or due in it and was made, a line each.
+    pub made: Vec<String>,
     /// What lint warns of.
     pub warnings: Vec<Finding>,
     /// The groups in the order of publishing.
@@ -38,30 +41,29 @@ pub struct Planned {
     content: Content,
     digest: String,
     published: Published,
+    /// The first number that may be free.
+    number: ReleaseNumber,
+    choices: Choices,
 }
 
-/// Renders and checks each group, and looks at what is published of each. The keyring is made where there is none, after
-/// all files were found to be right.
+/// Renders and checks each group, and looks at what is published of each. The keyring is made, or brought up to date,
+/// after all files were found to be right.
 ///
 /// # Errors
-/// As [`Planned::new`], [`prepare`] and [`keyring::read_or_create`]; nothing is published then.
+/// As [`Planned::new`], [`prepare`], [`keyring::draft`] and [`keyring::Draft::commit`]; nothing is published then.
 pub async fn plan(
     context: &Context,
     groups: &[GroupName],
     choices: Choices,
 ) -> anyhow::Result<Plans> {
-    for group in groups {
-        prepare(&context.workspace, group, None, Timestamp::now())?;
-    }
-    let keyring = keyring::read_or_create(context).await?;
+    let (draft, prepared, keyring) = checked(context, groups).await?;
     let mut plans = Plans {
         keyring,
+        made: draft,
         warnings: Vec::new(),
         groups: Vec::new(),
     };
-    for group in groups {
-        let keys = plans.keyring.group(group)?;
-        let (content, warnings) = prepare(&context.workspace, group, Some(keys), Timestamp::now())?;
+    for (group, (content, warnings)) in groups.iter().zip(prepared) {
         let planned = Planned::new(context, &plans.keyring, group, content, choices)
             .await
             .with_context(|| format!("group {group} cannot be published"))?;
@@ -69,6 +71,28 @@ pub async fn plan(
         plans.groups.push(planned);
     }
     Ok(plans)
+}
+
+type Prepared = (Content, Vec<Finding>);
+
+/// Checks each group's files with the keyring as it will be, and writes that only then.
+async fn checked(
+    context: &Context,
+    groups: &[GroupName],
+) -> anyhow::Result<(Vec<String>, Vec<Prepared>, Keyring)> {
+    let mut races = keyring::Races::default();
+    loop {
+        let now = Timestamp::now();
+        let draft = keyring::draft(context, now).await?;
+        let prepared = groups
+            .iter()
+            .map(|group| prepare(&context.workspace, group, Some(draft.content()), now))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let made = draft.changes().to_vec();
+        if let Some(keyring) = races.after(draft.commit(context).await?).await? {
+            return Ok((made, prepared, keyring));
+        }
+    }
 }
 
 impl Planned {
@@ -84,19 +108,38 @@ impl Planned {
         content: Content,
         choices: Choices,
     ) -> anyhow::Result<Self> {
-        let digest = content.digest(keyring.group(group)?)?;
+        anyhow::ensure!(
+            !content.has_stand_ins(),
+            "group {group} was rendered without the keyring, which is never published"
+        );
+        let digest = content.digest(keyring.group(group)?, &keyring.content.recovery_recipients)?;
         let published = read_published(context, keyring, group).await?;
-        if let Some(current) = published.current() {
-            keyring.check_against(current)?;
+        let mut replaced = published.current().cloned();
+        let mut number = published.next_number();
+        if replaced.is_none() {
+            // Without a timestamp and without a memory of one: what was ever published still counts.
+            if let Some(newest) = newest(context, keyring, group).await? {
+                number = following(newest.number)?;
+                replaced = newest.release;
+            }
+        }
+        if let Some(release) = &replaced {
+            keyring.check_against(release)?;
         }
         let planned = Self {
             group: group.clone(),
             content,
             digest,
             published,
+            number,
+            choices,
         };
         if !planned.is_unchanged() {
-            planned.check(choices, context.workspace.environment.on_aws())?;
+            planned.check_not_empty(replaced.is_some())?;
+            planned.check_artifacts(context.workspace.environment.on_aws())?;
+            // The packed length is known only by packing.
+            let release = planned.content.number(number)?;
+            pack(&release).map_err(|e| mistake(format!("group {group}: {e}")))?;
         }
         Ok(planned)
     }
@@ -114,26 +157,26 @@ impl Planned {
         })
     }
 
-    fn check(&self, choices: Choices, on_aws: bool) -> anyhow::Result<()> {
-        let group = &self.group;
+    fn check_artifacts(&self, on_aws: bool) -> anyhow::Result<()> {
         // Nodes of the embedded default only play machines: no kubelet runs there.
         let unlisted = self.content.unlisted();
         if on_aws && !unlisted.is_empty() {
-            return Err(mistake(crate::artifact::unlisted(group, unlisted)));
+            return Err(mistake(crate::artifact::unlisted(&self.group, unlisted)));
         }
-        let stops_pods = self.content.has_no_manifest() && self.published.current().is_some();
-        if stops_pods && !choices.allow_empty {
+        let kept = self.published.releases();
+        let of_kept = kept.flat_map(|r| relist_artifacts(r, &self.published));
+        join(targets_of(&self.content).into_iter().chain(of_kept))?;
+        Ok(())
+    }
+
+    fn check_not_empty(&self, replaces: bool) -> anyhow::Result<()> {
+        let group = &self.group;
+        if replaces && self.content.has_no_manifest() && !self.choices.allow_empty {
             return Err(mistake(format!(
                 "group {group} would run nothing: no template of manifests/{group} renders to a manifest, and every \
                  static pod of its nodes would stop. Publish with --allow-empty if that is meant"
             )));
         }
-        let kept = self.published.releases();
-        let of_kept = kept.flat_map(|r| relist_artifacts(r, &self.published));
-        join(targets_of(&self.content).into_iter().chain(of_kept))?;
-        // The packed length is known only by packing.
-        let release = self.content.number(self.published.next_number())?;
-        pack(&release).map_err(|e| mistake(format!("group {group}: {e}")))?;
         Ok(())
     }
 
@@ -171,7 +214,7 @@ impl Planned {
         let good = good::good_release(context, keyring, group, published).await?;
         bar.inc(1);
         let uploader = Uploader::new(context, keyring.group(group)?, group, published);
-        let mut number = published.next_number();
+        let mut number = self.number;
         loop {
             bar.set_message("encrypting and signing");
             let sealed =
@@ -198,7 +241,11 @@ impl Planned {
                         bytes: sealed.target.length,
                     });
                 }
-                Uploaded::Burned => number = following(number)?,
+                Uploaded::Burned => {
+                    let (next, release) = after_burned(context, keyring, group, number).await?;
+                    self.check_not_empty(release.is_some())?;
+                    number = next;
+                }
             }
         }
     }

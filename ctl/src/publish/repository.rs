@@ -12,6 +12,7 @@ use shared::trust::{
     TrustStore, Trusted, metadata_url, refresh_with, targets_url,
 };
 
+use super::memory_lock::MemoryLock;
 use super::reads::PublisherReads;
 use crate::context::Context;
 use crate::keyring::Keyring;
@@ -27,10 +28,15 @@ pub struct Published {
 #[derive(Debug, thiserror::Error)]
 pub enum RepositoryError {
     /// The metadata was not accepted.
-    #[error("the published metadata of group {group} is not acceptable")]
+    #[error(
+        "the published metadata of group {group} is not acceptable beside what this machine remembers of it in \
+         {remembered} (remove that only if the bucket was made anew on purpose)"
+    )]
     Refused {
         /// The group.
         group: GroupName,
+        /// Where this machine remembers it.
+        remembered: String,
         /// Why.
         #[source]
         source: TrustError,
@@ -74,6 +80,7 @@ pub async fn read_published(
     group: &GroupName,
 ) -> anyhow::Result<Published> {
     let directory = remembered(context, group);
+    let _alone = MemoryLock::wait(&directory).await?;
     let keys = keyring.group(group)?;
     let root = keys.roots.last().context("the keyring has no root")?;
     let trust = TrustStore::open(&directory.join("trust"), root.as_bytes())?;
@@ -120,6 +127,7 @@ pub async fn read_published(
         },
         Err(source) => Err(RepositoryError::Refused {
             group: group.clone(),
+            remembered: directory.display().to_string(),
             source,
         }
         .into()),

@@ -40,11 +40,11 @@ pub(super) enum Uploaded {
     Burned,
 }
 
-/// Somebody else published while this publish was under way. Nothing of ours is visible.
+/// Somebody else published the group while this publish was under way, and theirs is what is current now.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "group {group} was published by somebody else meanwhile: {winner}. Nothing of this publish is visible; look at \
-     `platformctl diff`, then publish again"
+    "group {group} was published by somebody else meanwhile: {winner}. That is current now, and what this publish \
+     holds is not; look at `platformctl diff`, then publish again"
 )]
 pub struct PublishRace {
     group: GroupName,
@@ -210,10 +210,17 @@ impl<'a> Uploader<'a> {
                 attempt += 1;
                 continue;
             }
-            return Err(anyhow::Error::new(error).context(format!(
-                "cannot publish group {}: its last write failed, so nothing was published",
-                self.group
-            )));
+            let unanswered = matches!(
+                error.kind,
+                StoreErrorKind::Timeout | StoreErrorKind::Connection
+            );
+            let outcome = if unanswered {
+                "its last write was not answered and is not there; should it still arrive, `platformctl diff` shows it"
+            } else {
+                "its last write failed, so this group was not published"
+            };
+            return Err(anyhow::Error::new(error)
+                .context(format!("cannot publish group {}: {outcome}", self.group)));
         }
     }
 

@@ -1,14 +1,15 @@
 //! What a group's next release holds, before it has a number.
 
 mod order;
+mod sources;
 
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use serde_json::Value;
 use shared::bundle::{Artifact, FileEntry, Index, Mode, Origin, Release, Restart};
-use shared::documents::GroupKeys;
+use shared::check::secret_dir::SecretFile;
+use shared::documents::{GroupKeys, KeyringContent};
 use shared::limits;
 use shared::names::{EntryPath, EnvironmentName, GroupName, ReleaseNumber};
 use shared::secret::SecretBytes;
@@ -17,9 +18,10 @@ use shared::trust::AgentTarget;
 use crate::artifact::{self, ArtifactList};
 use crate::context::Workspace;
 use crate::lint::{Finding, Severity, lint};
-use crate::render::{RenderErrors, RenderInput, TemplateSet, read_secrets, render};
+use crate::render::{RenderErrors, RenderInput, render};
 
 pub use order::write_order;
+pub use sources::{Sources, gather};
 
 /// The files of a release in the order of writing.
 #[derive(Debug, Clone)]
@@ -28,6 +30,7 @@ pub struct Content {
     group: GroupName,
     entries: Vec<FileEntry>,
     bytes: BTreeMap<EntryPath, SecretBytes>,
+    stand_ins: bool,
     restarts: Vec<Restart>,
     artifacts: Vec<Artifact>,
     unlisted: Vec<String>,
@@ -47,32 +50,33 @@ fn shown(findings: &[Finding]) -> String {
     lines.join("\n")
 }
 
-/// Everything that rendering and linting a group depends on.
+/// Everything that rendering and linting a group depends on; see [`gather`].
 ///
 /// # Errors
-/// Every mistake in the templates' or the secrets' directories.
-pub fn render_input(workspace: &Workspace, group: &GroupName) -> anyhow::Result<RenderInput> {
-    let values = workspace.environment.template_values();
-    Ok(RenderInput {
-        group: group.to_string(),
-        templates: TemplateSet::for_working_dir(&workspace.directory)?,
-        values: Value::Object(values.into_iter().collect()),
-        secrets: read_secrets(&workspace.directory, group.as_str())?,
-    })
+/// As [`gather`].
+pub fn render_input(
+    workspace: &Workspace,
+    group: &GroupName,
+    keyring: Option<&KeyringContent>,
+    now: Timestamp,
+) -> anyhow::Result<RenderInput> {
+    Ok(gather(workspace, group, keyring, now)?.input)
 }
 
-/// Renders and checks a group's files. Warnings are returned beside the content.
+/// Renders and checks a group's files. Warnings are returned beside the content. Without a keyring, stand-ins are
+/// rendered and checked in the place of what it would give, and the content cannot be published.
 ///
 /// # Errors
 /// Every problem at once, as [`LintFailed`] or one of the causes of [`render_input`].
 pub fn prepare(
     workspace: &Workspace,
     group: &GroupName,
-    keys: Option<&GroupKeys>,
+    keyring: Option<&KeyringContent>,
     now: Timestamp,
 ) -> anyhow::Result<(Content, Vec<Finding>)> {
-    let input = render_input(workspace, group)?;
-    let mut findings = lint(&input, now);
+    let sources = gather(workspace, group, keyring, now)?;
+    let input = &sources.input;
+    let mut findings = lint(input, now);
     if findings.iter().any(|f| f.severity == Severity::Error) {
         let failed = LintFailed {
             group: group.clone(),
@@ -80,12 +84,13 @@ pub fn prepare(
         };
         return Err(anyhow::Error::new(crate::exit::Mistake(failed.to_string())));
     }
-    let rendered = render(&input)?;
+    let rendered = render(input)?;
     let mut content = Content {
         environment: workspace.name.clone(),
         group: group.clone(),
         entries: Vec::new(),
         bytes: BTreeMap::new(),
+        stand_ins: input.stand_ins,
         restarts: Vec::new(),
         artifacts: Vec::new(),
         unlisted: Vec::new(),
@@ -93,19 +98,31 @@ pub fn prepare(
     };
     for (pod, files) in input.secrets.iter().chain(&rendered.files) {
         for (name, file) in files {
-            let path = format!("secrets/{pod}/{name}");
-            content.add(&path, file.bytes.expose(), file.mode, Origin::Template)?;
+            let of = (pod.clone(), name.clone());
+            let origin = match sources.from_keyring.contains(&of) {
+                true => Origin::Keyring,
+                false => Origin::Template,
+            };
+            content.add_file(&format!("secrets/{pod}/{name}"), file, origin)?;
         }
     }
-    if let Some(keys) = keys {
-        let key = keys.group_key.to_file();
-        content.add("agent/group.key", key.expose(), 0o600, Origin::Keyring)?;
+    for (path, file) in &sources.fixed {
+        content.add_file(path, file, Origin::Keyring)?;
+    }
+    if let Some(keys) = keyring.and_then(|k| k.groups.get(group)) {
+        content.add_file(
+            "agent/group.key",
+            &private(keys.group_key.to_file()),
+            Origin::Keyring,
+        )?;
     }
     for (name, bytes) in &rendered.manifests {
-        content.add(&format!("manifests/{name}"), bytes, 0o600, Origin::Template)?;
+        let file = private(SecretBytes::new(bytes.clone()));
+        content.add_file(&format!("manifests/{name}"), &file, Origin::Template)?;
     }
     for (path, bytes) in &rendered.host {
-        content.add(&format!("host/{path}"), bytes, 0o600, Origin::Template)?;
+        let file = private(SecretBytes::new(bytes.clone()));
+        content.add_file(&format!("host/{path}"), &file, Origin::Template)?;
     }
     content.entries.sort_by_cached_key(|e| write_order(&e.path));
     let paths = content.entries.iter().map(|entry| &entry.path);
@@ -130,16 +147,33 @@ pub fn prepare(
     Ok((content, findings))
 }
 
+/// A file of root's alone.
+fn private(bytes: SecretBytes) -> SecretFile {
+    SecretFile {
+        bytes,
+        mode: 0o600,
+        owner: (0, 0),
+    }
+}
+
 // === impl Content ===
 
 impl Content {
-    fn add(&mut self, path: &str, bytes: &[u8], mode: u32, origin: Origin) -> anyhow::Result<()> {
+    fn add_file(&mut self, path: &str, file: &SecretFile, origin: Origin) -> anyhow::Result<()> {
         let path = EntryPath::new(path)
             .with_context(|| format!("a file of group {} cannot go into a release", self.group))?;
-        let entry = FileEntry::describe(path.clone(), bytes, Mode::new(mode), origin);
+        let mode = Mode::new(file.mode);
+        let mut entry = FileEntry::describe(path.clone(), file.bytes.expose(), mode, origin);
+        (entry.uid, entry.gid) = file.owner;
         self.entries.push(entry);
-        self.bytes.insert(path, SecretBytes::new(bytes.to_vec()));
+        self.bytes.insert(path, file.bytes.clone());
         Ok(())
+    }
+
+    /// Whether stand-ins are in the place of what the keyring would give: then it must not be published.
+    #[must_use]
+    pub fn has_stand_ins(&self) -> bool {
+        self.stand_ins
     }
 
     /// The content as release `number`.
@@ -175,10 +209,14 @@ impl Content {
     ///
     /// # Errors
     /// Never for an index made here; the encoder's own error otherwise.
-    pub fn digest(&self, keys: &GroupKeys) -> anyhow::Result<String> {
+    pub fn digest(&self, keys: &GroupKeys, recipients: &[String]) -> anyhow::Result<String> {
         let any = ReleaseNumber::from(std::num::NonZeroU64::MIN);
         let bytes = self.index(any).content_bytes()?;
-        Ok(keys.group_key.authenticate(&[&bytes]))
+        // Who else can open a bundle is part of it: it is encrypted anew when that changes.
+        let recipients = recipients.join("\n");
+        Ok(keys
+            .group_key
+            .authenticate(&[&bytes, recipients.as_bytes()]))
     }
 
     /// The units that it restarts.

@@ -1,13 +1,16 @@
 //! Strict rendering: what a template does not know is an error with file and line, and all of them are reported.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shared::check::secret_dir::{SecretBytes, SecretFile, digest_of};
 use shared::check::yaml::{YamlProblem, parse_document};
 
 use super::addons::{ADDONS_OBJECTS, ADDONS_POD, list_of};
 use super::template::Template;
-use super::{NodeFile, RenderErrors, RenderFailure, RenderInput, Rendered, Secrets, canonical};
+use super::{
+    NodeFile, RenderErrors, RenderFailure, RenderInput, Rendered, Secrets, UNKNOWN_DIGEST,
+    canonical,
+};
 
 /// Permission bits of every file that a template makes: whoever reads it is root.
 const FILE_MODE: u32 = 0o600;
@@ -38,6 +41,8 @@ pub struct Texts {
     pub node: NodeFile,
     /// Every file of every secret directory, rendered or not.
     pub secrets: Secrets,
+    /// Templates' files in whose place a secret file of the same directory and name stands.
+    pub replaced: BTreeSet<(String, String)>,
     /// The digest of each secret directory.
     pub secret_dirs: BTreeMap<String, String>,
 }
@@ -78,7 +83,8 @@ pub fn render(input: &RenderInput) -> Result<Rendered, RenderErrors> {
         rendered.host.extend(bytes.map(|b| (path.clone(), b)));
     }
     for (dir, name, text, bytes) in texts.secret_files() {
-        if let Some(bytes) = take(text, bytes) {
+        let is_replaced = texts.replaced.contains(&(dir.to_owned(), name.clone()));
+        if let Some(bytes) = take(text, bytes).filter(|_| !is_replaced) {
             let files = rendered.files.entry(dir.to_owned()).or_default();
             files.insert(name.clone(), template_file(bytes));
         }
@@ -137,12 +143,11 @@ pub fn render_texts(input: &RenderInput) -> (Texts, Vec<RenderFailure>) {
             texts.addons.extend(text.map(|text| (name.clone(), text)));
         }
     }
-    let clashes = texts.merge_secrets(input);
+    texts.merge_secrets(input);
     for (name, source) in &templates.pods {
         let text = text_of(format!("{group}/{name}"), source, Some(&texts.secret_dirs));
         texts.pods.extend(text.map(|text| (name.clone(), text)));
     }
-    failures.extend(clashes);
     (texts, failures)
 }
 
@@ -165,23 +170,15 @@ impl Texts {
         files.chain(addons)
     }
 
-    /// Brings what the templates made and what is secret together; a file can't be both.
-    fn merge_secrets(&mut self, input: &RenderInput) -> Vec<RenderFailure> {
-        let mut clashes = Vec::new();
+    /// Brings what the templates made and what is secret together.
+    fn merge_secrets(&mut self, input: &RenderInput) {
         let mut secrets = input.secrets.clone();
+        let mut replaced = BTreeSet::new();
         for (dir, name, text, bytes) in self.secret_files() {
             let files = secrets.entry(dir.to_owned()).or_default();
+            // An operator's own file takes the place of a template's.
             if files.contains_key(name) {
-                clashes.push(RenderFailure {
-                    file: format!("{}.j2", text.file),
-                    line: None,
-                    path: None,
-                    message: format!("{dir} already has a file {name}, which is a secret"),
-                    help: Some(format!(
-                        "remove one of them; an operator's own would be secrets/{}/{dir}/{name}",
-                        input.group
-                    )),
-                });
+                replaced.insert((dir.to_owned(), name.clone()));
                 continue;
             }
             // Text that can't be emitted is told by whoever emits it; here any bytes do.
@@ -189,11 +186,15 @@ impl Texts {
             files.insert(name.clone(), template_file(bytes));
         }
         self.secrets = secrets;
+        self.replaced = replaced;
         let with_files = self.secrets.iter().filter(|(_, files)| !files.is_empty());
+        let digest = |files| match input.stand_ins {
+            true => UNKNOWN_DIGEST.to_owned(),
+            false => digest_of(files),
+        };
         self.secret_dirs = with_files
-            .map(|(pod, files)| (pod.clone(), digest_of(files)))
+            .map(|(pod, files)| (pod.clone(), digest(files)))
             .collect();
-        clashes
     }
 }
 
@@ -201,6 +202,7 @@ fn template_file(bytes: Vec<u8>) -> SecretFile {
     SecretFile {
         bytes: SecretBytes::new(bytes),
         mode: FILE_MODE,
+        owner: (0, 0),
     }
 }
 
@@ -223,181 +225,4 @@ fn yaml_bytes(text: &str) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use serde_json::{Value, json};
-    use shared::check::secret_dir::{SecretBytes, SecretFile};
-
-    use super::super::{Secrets, TemplateSet};
-    use super::*;
-
-    fn secrets(pods: &[&str]) -> Secrets {
-        let file = SecretFile {
-            bytes: SecretBytes::new(b"secret".to_vec()),
-            mode: 0o600,
-        };
-        pods.iter()
-            .map(|pod| {
-                (
-                    (*pod).to_owned(),
-                    BTreeMap::from([("key".to_owned(), file.clone())]),
-                )
-            })
-            .collect()
-    }
-
-    fn input(sources: &[(&str, &str)], values: Value, pods: &[&str]) -> RenderInput {
-        let mut templates = TemplateSet::default();
-        for (name, source) in sources {
-            templates.add(&format!("secure/{name}"), source);
-        }
-        RenderInput {
-            group: "secure".to_owned(),
-            templates,
-            values,
-            secrets: secrets(pods),
-        }
-    }
-
-    fn failures(input: &RenderInput) -> Vec<String> {
-        render(input)
-            .unwrap_err()
-            .0
-            .iter()
-            .map(ToString::to_string)
-            .collect()
-    }
-
-    fn embedded(group: &str, pods: &[&str]) -> RenderInput {
-        let values = json!({
-            "environment": "dev", "kubernetes_version": "1.36.3",
-            "service_cidr": "10.96.0.0/12", "pod_cidr": "10.244.0.0/16",
-        });
-        RenderInput {
-            group: group.to_owned(),
-            templates: TemplateSet::embedded(),
-            values,
-            secrets: secrets(pods),
-        }
-    }
-
-    #[test]
-    fn the_embedded_templates_render_from_the_documented_values() {
-        let pods = [
-            "etcd",
-            "kube-apiserver",
-            "kube-controller-manager",
-            "kube-scheduler",
-        ];
-        let secure = render(&embedded("secure", &pods)).unwrap();
-        assert_eq!(secure.manifests.len(), 4);
-        assert_eq!(secure.secret_dirs.len(), 4);
-        let api = String::from_utf8(secure.manifests.get("kube-apiserver.yaml").unwrap().clone())
-            .unwrap();
-        assert!(api.contains("registry.k8s.io/kube-apiserver:v1.36.3"));
-        assert!(api.contains(&format!(
-            "/etc/kubernetes/secrets/kube-apiserver/{}",
-            secure.secret_dirs["kube-apiserver"]
-        )));
-
-        assert_eq!(
-            render(&embedded("compute", &["kube-proxy"]))
-                .unwrap()
-                .manifests
-                .len(),
-            1
-        );
-    }
-
-    #[test]
-    fn every_failure_of_every_template_is_reported_with_its_line() {
-        let sources = [
-            (
-                "a.yaml.j2",
-                "a: {{ nope }}\nb: {{ environmet }}\nc: {{ secret_dir('x') }}\nd: {{ secret_dir('y') }}\n",
-            ),
-            ("b.yaml.j2", "a: 1\nb: {{ 1 +\n"),
-            ("c.yaml.j2", "a: {{ environment.nope }}\n"),
-            ("d.yaml.j2", "a: {{ list }}\n"),
-            ("e.yaml.j2", "a: 1\n\n\na: 2\n"),
-        ];
-        let found = failures(&input(
-            &sources,
-            json!({"environment": "dev", "list": [1]}),
-            &[],
-        ));
-        let expected = [
-            "secure/a.yaml.j2:1: `nope` is undefined",
-            "secure/a.yaml.j2:2: `environmet` is undefined (did you mean `environment`?)",
-            "secure/a.yaml.j2:3: pod `x` has no secret files",
-            "secure/a.yaml.j2:4: pod `y` has no secret files",
-            "secure/b.yaml.j2:2: syntax error",
-            "secure/c.yaml.j2:1: undefined value",
-            "secure/d.yaml.j2:1: invalid operation",
-            "secure/e.yaml:",
-        ];
-        assert_eq!(found.len(), expected.len(), "{found:#?}");
-        for (found, expected) in found.iter().zip(expected) {
-            assert!(
-                found.starts_with(expected),
-                "{found}\n  does not start with\n{expected}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_default_is_no_undefined_value() {
-        let rendered = render(&input(
-            &[("a.yaml.j2", "a: {{ x | default('y') }}\n")],
-            json!({}),
-            &[],
-        ))
-        .unwrap();
-        assert_eq!(rendered.manifests["a.yaml"], b"{\n  \"a\": \"y\"\n}\n");
-    }
-
-    #[test]
-    fn a_changed_secret_changes_that_pods_manifest_only() {
-        let sources = [
-            ("a.yaml.j2", "p: {{ secret_dir('a') }}\n"),
-            ("b.yaml.j2", "p: {{ secret_dir('b') }}\n"),
-        ];
-        let mut input = input(&sources, json!({}), &["a", "b"]);
-        let before = render(&input).unwrap();
-        input
-            .secrets
-            .get_mut("a")
-            .unwrap()
-            .get_mut("key")
-            .unwrap()
-            .mode = 0o400;
-        let after = render(&input).unwrap();
-        assert_ne!(before.manifests["a.yaml"], after.manifests["a.yaml"]);
-        assert_eq!(before.manifests["b.yaml"], after.manifests["b.yaml"]);
-    }
-
-    #[test]
-    fn an_unknown_group_names_the_known_ones() {
-        let found = failures(&embedded("worker", &[]));
-        assert_eq!(
-            found,
-            ["manifests/worker: there is no such group (groups: compute, secure)"]
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn rendering_is_deterministic(
-            values in proptest::collection::btree_map("[a-z]{1,6}", "[a-z0-9]{0,8}", 0..6),
-            source in "(a: \\{\\{ [a-f] \\}\\}\n|b: 'x'\n|\\{% for k in \\[1,2\\] %\\}c\\{\\{ k \\}\\}: 1\n\\{% endfor %\\}){0,4}",
-        ) {
-            let input = input(&[("a.yaml.j2", &source)], json!(values), &["p"]);
-            prop_assert_eq!(render(&input), render(&input.clone()));
-        }
-
-        #[test]
-        fn no_template_makes_it_panic(source in "[-a-c{}%#|.:()'\"\\[\\]0-9+ \n]{0,80}") {
-            let _ = render(&input(&[("a.yaml.j2", &source)], json!({"a": 1, "b": [1]}), &[]));
-        }
-    }
-}
+mod tests;

@@ -9,6 +9,8 @@ mod addons;
 mod canonical;
 mod embedded;
 mod engine;
+#[cfg(test)]
+mod golden;
 mod node_file;
 mod secrets;
 mod template;
@@ -35,9 +37,15 @@ pub struct RenderInput {
     pub templates: TemplateSet,
     /// The environment's facts, an object; `group` is added. Never a secret: rendered text is shown to people.
     pub values: serde_json::Value,
-    /// A pod's files by name, that no template makes: what `secrets/<group>/` holds.
+    /// Secret files by directory and name, that no template makes: the operators' own and those of the keyring.
     pub secrets: Secrets,
+    /// Whether the files made from the keyring are stand-ins, because the keyring was not read. Then no digest of a
+    /// secret directory is known, and [`UNKNOWN_DIGEST`] stands in each path.
+    pub stand_ins: bool,
 }
+
+/// What is rendered in the place of a digest that only a keyring could tell.
+pub const UNKNOWN_DIGEST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// What rendering one group gives.
 #[derive(Clone, Debug, PartialEq, Eq)]

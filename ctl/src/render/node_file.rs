@@ -222,8 +222,8 @@ impl Reader<'_> {
 
     fn restart(&mut self, path: &str, item: &Value) -> Option<RestartRule> {
         let object = self.object(item, path, &["unit", "on"])?;
-        let unit = self.text(object, "unit", path, true).map(str::to_owned);
-        let unit = unit.and_then(|unit| self.unit(&field(path, "unit"), &unit));
+        let unit = self.text(object, "unit", path, true);
+        let unit = unit.and_then(|unit| self.unit(&field(path, "unit"), unit));
         let items = self.items(object, "on", path);
         if items.is_empty() {
             self.fail(&field(path, "on"), "names no host file", None);
@@ -261,7 +261,7 @@ impl Reader<'_> {
             }
         };
         let restart = match self.text(object, "restart", path, false) {
-            Some(unit) => self.unit(&field(path, "restart"), &unit.to_owned()),
+            Some(unit) => self.unit(&field(path, "restart"), unit),
             None => None,
         };
         Some(ArtifactPlace {

@@ -163,6 +163,7 @@ fn read_file(path: &Path) -> Result<SecretFile, String> {
     Ok(SecretFile {
         bytes: SecretBytes::new(bytes),
         mode,
+        owner: (0, 0),
     })
 }
 

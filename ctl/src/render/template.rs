@@ -8,7 +8,7 @@ use minijinja::value::{Serde, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
 use shared::check::secret_dir::secret_dir_path;
 
-use super::{RenderFailure, RenderInput};
+use super::{RenderFailure, RenderInput, UNKNOWN_DIGEST};
 use crate::env::{Cidr, CidrError};
 
 /// After so many failures in one template the rest is left for the next run.
@@ -72,7 +72,7 @@ impl<'a> Template<'a> {
         if let Some(digests) = digests {
             environment.add_function(
                 "secret_dir",
-                secret_dir_function(&input.group, digests, missing_pods.clone()),
+                secret_dir_function(input, digests, missing_pods.clone()),
             );
         }
         environment.add_function("address", address);
@@ -217,25 +217,31 @@ fn address(cidr: String, n: u32) -> Result<String, Error> {
 
 /// `secret_dir(pod)`: the path of the pod's secret directory on a node.
 fn secret_dir_function(
-    group: &str,
+    input: &RenderInput,
     digests: &BTreeMap<String, String>,
     missing: MissingPods,
 ) -> impl Fn(String) -> Result<String, Error> + Send + Sync + 'static {
-    let group = group.to_owned();
+    let group = input.group.clone();
+    let stand_ins = input.stand_ins;
     let digests = digests.clone();
     move |pod: String| {
         if let Some(digest) = digests.get(&pod) {
             return Ok(secret_dir_path(&pod, digest));
+        }
+        // The keyring, which was not read, may hold files of this pod.
+        if stand_ins {
+            return Ok(secret_dir_path(&pod, UNKNOWN_DIGEST));
         }
         let first_time = missing
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(pod.clone());
         if first_time {
-            let message =
-                format!("pod `{pod}` has no secret files; put them into secrets/{group}/{pod}/");
+            let message = format!(
+                "pod `{pod}` has no secret files; put them into secrets/{group}/{pod}/ or the keyring"
+            );
             return Err(Error::new(ErrorKind::NonKey, message));
         }
-        Ok(secret_dir_path(&pod, &"0".repeat(64)))
+        Ok(secret_dir_path(&pod, UNKNOWN_DIGEST))
     }
 }

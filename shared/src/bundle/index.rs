@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::host::{Artifact, Restart, problems as host_problems};
+use crate::check::secret_dir::Attributes;
 use crate::digest::Sha256Digest;
 use crate::limits;
 use crate::names::{EntryPath, EnvironmentName, GroupName, Place, ReleaseNumber, UnitName};
@@ -234,6 +235,15 @@ impl FileEntry {
             origin,
         }
     }
+
+    /// What a node makes of the file beside its content.
+    #[must_use]
+    pub fn attributes(&self) -> Attributes {
+        Attributes {
+            mode: self.mode.bits(),
+            owner: (self.uid, self.gid),
+        }
+    }
 }
 
 // === impl Index ===
@@ -391,15 +401,15 @@ impl Release {
             .filter_map(|f| Some((f, self.contents.get(&f.path)?)))
     }
 
-    /// The files of each pod's secret directory: pod → file name → (permission bits, bytes).
+    /// The files of each pod's secret directory: pod → file name → (mode and owner, bytes).
     #[must_use]
-    pub fn secret_directories(&self) -> BTreeMap<&str, BTreeMap<&str, (u32, &[u8])>> {
-        let mut pods: BTreeMap<&str, BTreeMap<&str, (u32, &[u8])>> = BTreeMap::new();
+    pub fn secret_directories(&self) -> BTreeMap<&str, BTreeMap<&str, (Attributes, &[u8])>> {
+        let mut pods: BTreeMap<&str, BTreeMap<&str, (Attributes, &[u8])>> = BTreeMap::new();
         for (entry, bytes) in self.files() {
             if let Place::Secret { pod, name } = entry.path.place() {
                 pods.entry(pod)
                     .or_default()
-                    .insert(name, (entry.mode.bits(), bytes.expose()));
+                    .insert(name, (entry.attributes(), bytes.expose()));
             }
         }
         pods

@@ -22,31 +22,73 @@ pub struct SecretFile {
     pub bytes: SecretBytes,
     /// Permission bits, such as `0o600`.
     pub mode: u32,
+    /// Its numeric owner and group on the node.
+    pub owner: (u32, u32),
 }
 
-/// The digest that names a secret directory: lower-case hex SHA-256 over names, modes and contents.
+/// What a node makes of a file beside its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// Permission bits, such as `0o600`.
+    pub mode: u32,
+    /// Its numeric owner and group.
+    pub owner: (u32, u32),
+}
+
+/// Permission bits of a file that belongs to root.
+impl From<u32> for Attributes {
+    fn from(mode: u32) -> Self {
+        Self {
+            mode,
+            owner: (0, 0),
+        }
+    }
+}
+
+/// The digest that names a secret directory: lower-case hex SHA-256 over names, modes, contents, and the owners that
+/// are not root.
 ///
 /// Every variable part is preceded by its length and the whole by the number of files, so two different directories
-/// can't give one byte string. The order is the map's, which is by name.
-pub fn secret_dir_digest<B: AsRef<[u8]>>(files: &BTreeMap<String, (u32, B)>) -> String {
+/// can't give one byte string. The order is the map's, which is by name. Owners follow after the last file, so a
+/// directory that is root's alone has the digest that it had before owners counted.
+pub fn secret_dir_digest<A, B>(files: &BTreeMap<String, (A, B)>) -> String
+where
+    A: Copy + Into<Attributes>,
+    B: AsRef<[u8]>,
+{
     let mut hash = Sha256::new();
     hash.update(DIGEST_DOMAIN);
     hash.update(length(files.len()));
-    for (name, (mode, bytes)) in files {
+    for (name, (attributes, bytes)) in files {
+        let attributes: Attributes = (*attributes).into();
         hash.update(length(name.len()));
         hash.update(name.as_bytes());
-        hash.update(mode.to_be_bytes());
+        hash.update(attributes.mode.to_be_bytes());
         hash.update(length(bytes.as_ref().len()));
         hash.update(bytes.as_ref());
+    }
+    for (at, (attributes, _)) in files.values().enumerate() {
+        let (uid, gid) = (*attributes).into().owner;
+        if (uid, gid) != (0, 0) {
+            hash.update(length(at));
+            hash.update(uid.to_be_bytes());
+            hash.update(gid.to_be_bytes());
+        }
     }
     hex::encode(hash.finalize())
 }
 
 /// [`secret_dir_digest`] of files in memory.
 pub fn digest_of(files: &BTreeMap<String, SecretFile>) -> String {
-    let borrowed: BTreeMap<String, (u32, &[u8])> = files
+    let borrowed: BTreeMap<String, (Attributes, &[u8])> = files
         .iter()
-        .map(|(name, file)| (name.clone(), (file.mode, file.bytes.expose())))
+        .map(|(name, file)| {
+            let attributes = Attributes {
+                mode: file.mode,
+                owner: file.owner,
+            };
+            (name.clone(), (attributes, file.bytes.expose()))
+        })
         .collect();
     secret_dir_digest(&borrowed)
 }
@@ -133,7 +175,8 @@ mod tests {
             "{:?}",
             SecretFile {
                 bytes: SecretBytes::new(b"hunter2".to_vec()),
-                mode: 0o600
+                mode: 0o600,
+                owner: (0, 0),
             }
         );
         assert!(
@@ -142,11 +185,29 @@ mod tests {
         );
     }
 
+    fn attributes() -> impl Strategy<Value = Attributes> {
+        (0o400u32..0o402, (0u32..2, 0u32..2)).prop_map(|(mode, owner)| Attributes { mode, owner })
+    }
+
+    #[test]
+    fn an_owner_counts_and_root_is_none() {
+        let owned = |owner| {
+            let attributes = Attributes { mode: 0o600, owner };
+            secret_dir_digest(&BTreeMap::from([("a".to_owned(), (attributes, b"x"))]))
+        };
+        assert_eq!(
+            owned((0, 0)),
+            secret_dir_digest(&files(&[("a", 0o600, b"x")]))
+        );
+        assert_ne!(owned((0, 0)), owned((0, 1)));
+        assert_ne!(owned((1, 0)), owned((0, 1)));
+    }
+
     proptest! {
         #[test]
         fn different_directories_have_different_digests(
-            a in proptest::collection::btree_map("[a-c]{1,3}", (0o400u32..0o402, proptest::collection::vec(0u8..3, 0..4)), 0..4),
-            b in proptest::collection::btree_map("[a-c]{1,3}", (0o400u32..0o402, proptest::collection::vec(0u8..3, 0..4)), 0..4),
+            a in proptest::collection::btree_map("[a-c]{1,3}", (attributes(), proptest::collection::vec(0u8..3, 0..4)), 0..4),
+            b in proptest::collection::btree_map("[a-c]{1,3}", (attributes(), proptest::collection::vec(0u8..3, 0..4)), 0..4),
         ) {
             prop_assert_eq!(a == b, secret_dir_digest(&a) == secret_dir_digest(&b));
         }

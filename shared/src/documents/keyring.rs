@@ -7,6 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::GroupKey;
+use super::own_files::OwnFiles;
+use super::pki::Pki;
 use crate::bundle::{SealError, new_identity, open, seal};
 use crate::limits;
 use crate::names::{EnvironmentName, GroupName};
@@ -17,6 +19,9 @@ use crate::wrap::{KeyWrap, WrapContext, WrapError, WrappedIdentity};
 /// The group name in the keyring's wrap context.
 pub const OPERATOR_GROUP: &str = "operator";
 const FORMAT: u32 = 1;
+/// Largest payload before encryption, in bytes. Base64 makes four bytes of three, and age and the object's other members
+/// need a little; so what was written can be read again within [`limits::KEYRING_BYTES`].
+pub const MAX_PLAIN_BYTES: u64 = limits::KEYRING_BYTES / 4 * 3 - 64 * 1024;
 
 /// What the keyring holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +31,29 @@ pub struct KeyringContent {
     pub environment: EnvironmentName,
     /// The keys of each group.
     pub groups: BTreeMap<GroupName, GroupKeys>,
+    /// Offline age recipients who can open the keyring and the bundles too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recovery_recipients: Vec<String>,
+    /// The cluster's certificates and the secrets beside them; none in a keyring from before there were any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pki: Option<Pki>,
+    /// The operators' own secret files.
+    #[serde(default, skip_serializing_if = "OwnFiles::is_empty")]
+    pub files: OwnFiles,
+}
+
+impl KeyringContent {
+    /// A keyring of an environment with nothing in it yet.
+    #[must_use]
+    pub fn new(environment: EnvironmentName) -> Self {
+        Self {
+            environment,
+            groups: BTreeMap::new(),
+            pki: None,
+            files: OwnFiles::new(),
+            recovery_recipients: Vec::new(),
+        }
+    }
 }
 
 /// The keys of one group.
@@ -48,6 +76,11 @@ struct KeyringObject {
     environment: EnvironmentName,
     identity: WrappedIdentity,
     payload: String,
+}
+
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
 }
 
 /// A keyring object that cannot be used.
@@ -76,6 +109,12 @@ pub enum KeyringError {
     /// It is not base64.
     #[error("the keyring's payload is not base64")]
     Encoding,
+    /// More than fits into the object.
+    #[error(
+        "the keyring would hold {0} bytes, more than the {MAX_PLAIN_BYTES} allowed: remove operators' files that are \
+         not needed any more (`platformctl secrets list`, `secrets rm`)"
+    )]
+    TooLarge(usize),
     /// It cannot be written as JSON.
     #[error("the keyring cannot be encoded")]
     Encode(#[source] serde_json::Error),
@@ -100,6 +139,9 @@ pub async fn seal_keyring(
     recovery_recipients: &[String],
 ) -> Result<Vec<u8>, KeyringError> {
     let plain = SecretBytes::new(serde_json::to_vec(content).map_err(KeyringError::Encode)?);
+    if plain.len() as u64 > MAX_PLAIN_BYTES {
+        return Err(KeyringError::TooLarge(plain.len()));
+    }
     let identity = new_identity();
     let sealed =
         seal(plain.expose(), &identity, recovery_recipients).map_err(KeyringError::Seal)?;
@@ -126,10 +168,12 @@ pub async fn open_keyring(
     environment: &EnvironmentName,
     wrap: &dyn KeyWrap,
 ) -> Result<(KeyringContent, u64), KeyringError> {
-    let object: KeyringObject = serde_json::from_slice(bytes).map_err(KeyringError::Malformed)?;
-    if object.format != FORMAT {
-        return Err(KeyringError::Format(object.format));
+    // Told apart first: a later format may have other members.
+    let Format { format } = serde_json::from_slice(bytes).map_err(KeyringError::Malformed)?;
+    if format != FORMAT {
+        return Err(KeyringError::Format(format));
     }
+    let object: KeyringObject = serde_json::from_slice(bytes).map_err(KeyringError::Malformed)?;
     let foreign = |found: EnvironmentName| KeyringError::Environment {
         found,
         expected: environment.clone(),

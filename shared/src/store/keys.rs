@@ -6,6 +6,12 @@ use crate::names::{EnvironmentName, GroupName, NodeId};
 /// The keyring: operators only.
 pub const KEYRING: &str = "operator/keyring.json";
 
+/// What user data installs by its digest: an agent; never overwritten, never collected.
+#[must_use]
+pub fn bootstrap_agent(digest: &Sha256Digest) -> String {
+    format!("bootstrap/{digest}.platform-agent")
+}
+
 /// The prefix of a group's TUF metadata, with the slash.
 #[must_use]
 pub fn metadata_prefix(group: &GroupName) -> String {
@@ -28,12 +34,6 @@ pub fn timestamp(group: &GroupName) -> String {
 #[must_use]
 pub fn target(group: &GroupName, digest: &Sha256Digest, name: &str) -> String {
     format!("groups/{group}/targets/{digest}.{name}")
-}
-
-/// The agent that new machines install by its digest.
-#[must_use]
-pub fn bootstrap_agent(digest: &Sha256Digest) -> String {
-    format!("bootstrap/{digest}.platform-agent")
 }
 
 /// The prefix of a group's status objects, with the slash.

@@ -6,6 +6,7 @@
 //! the other side: it makes the documents that `refresh` accepts.
 
 mod error;
+mod lone;
 mod refresh;
 pub mod sign;
 mod store;
@@ -13,6 +14,7 @@ mod target;
 mod transport;
 
 pub use error::{TrustError, TrustErrorKind};
+pub use lone::{LoneTargetsError, release_of_lone_targets};
 pub use refresh::{Expiration, Expiry, Trusted, refresh, refresh_with};
 pub use store::{TrustStore, TrustStoreError};
 pub use target::{

@@ -66,7 +66,8 @@ impl LocalWrap {
         }
         let key = new_identity();
         let text = SecretText::new(format!("# platform local wrap key\n{}\n", key.expose()));
-        durable::write_file(path, text.expose().as_bytes(), Attributes::mode(0o600))
+        // Of two at once one makes it, and both go on with that one.
+        durable::create_file(path, text.expose().as_bytes(), Attributes::mode(0o600)).map(drop)
     }
 }
 

@@ -64,13 +64,11 @@ pub async fn attacks(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
             "speaks for secure/secure-1",
         ),
     ];
-    let content = KeyringContent {
-        environment: ENVIRONMENT.parse()?,
-        groups: [secure, &stage.compute]
-            .into_iter()
-            .map(|p| Ok((p.group.clone(), p.group_keys()?)))
-            .collect::<anyhow::Result<_>>()?,
-    };
+    let mut content = KeyringContent::new(ENVIRONMENT.parse()?);
+    for publisher in [secure, &stage.compute] {
+        let keys = publisher.group_keys()?;
+        content.groups.insert(publisher.group.clone(), keys);
+    }
     let mut all = Vec::new();
     for (name, does, node, bytes, text) in cases {
         let mut bucket = Bucket::default();

@@ -110,17 +110,16 @@ impl Stand {
     }
 
     /// What `platformctl publish -e local secure` does, but for its terminal: opens the environment, renders and
-    /// checks (twice, as the verb does), reads the keyring, and publishes.
+    /// checks, reads the keyring, and publishes.
     ///
     /// # Errors
     /// As the verb.
     pub async fn publish(&self) -> anyhow::Result<Publication> {
         let context = Context::open(self.directory(), LOCAL).await?;
         let workspace = &context.workspace;
-        prepare(workspace, &self.group, None, Timestamp::now())?;
         let keyring = keyring::read_or_create(&context).await?;
-        let keys = keyring.group(&self.group)?;
-        let (content, _) = prepare(workspace, &self.group, Some(keys), Timestamp::now())?;
+        let known = Some(&keyring.content);
+        let (content, _) = prepare(workspace, &self.group, known, Timestamp::now())?;
         let bar = ProgressBar::hidden();
         publish(
             &context,

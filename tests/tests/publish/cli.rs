@@ -2,7 +2,6 @@
 
 use std::process::Output;
 
-use ctl::release::render_input;
 use ctl::render::secret_dirs;
 use platform_tests::workspace::{Bucket, Operator, group};
 use shared::digest::Sha256Digest;
@@ -95,8 +94,8 @@ async fn a_diff_shows_manifests_and_never_a_secret() {
     let operator = Operator::new(&bucket.endpoint()).await.unwrap();
     operator.publish().await.unwrap();
     let secure = group("secure");
-    let dirs = || secret_dirs(&render_input(&operator.context.workspace, &secure).unwrap());
-    let old = dirs();
+    let dirs = async || secret_dirs(&operator.render_input(&secure).await.unwrap());
+    let old = dirs().await;
     let policy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n  - level: RequestResponse\n";
     operator.write_secret(POLICY, policy).unwrap();
     operator
@@ -106,7 +105,7 @@ async fn a_diff_shows_manifests_and_never_a_secret() {
             "--snapshot-count=20000",
         )
         .unwrap();
-    let new = dirs();
+    let new = dirs().await;
 
     let (code, shown, said) = run(&operator, &["diff", "-e", "local"]).await;
     assert_eq!(code, 3, "{said}");

@@ -2,11 +2,11 @@
 
 use ctl::diff::published_release;
 use ctl::publish::{Choices, plan};
-use ctl::release::{prepare, render_input};
+use ctl::release::prepare;
 use ctl::render::secret_dirs;
 use jiff::Timestamp;
 use platform_tests::workspace::{Bucket, Operator, carry_out, group, refresh_as_node};
-use shared::bundle::{open, unpack};
+use shared::bundle::{FileEntry, open, unpack};
 use shared::digest::Sha256Digest;
 use shared::names::EntryPath;
 use shared::store::{Fetched, keys};
@@ -63,9 +63,9 @@ async fn the_first_publish_is_verified_opened_and_equal() {
         let packed = open(&bytes, &identity, limits::BUNDLE_BYTES).unwrap();
         let release = unpack(packed.expose()).unwrap();
 
-        let group_keys = keyring.group(&group).unwrap();
         let workspace = &operator.context.workspace;
-        let (content, _) = prepare(workspace, &group, Some(group_keys), Timestamp::now()).unwrap();
+        let known = Some(&keyring.content);
+        let (content, _) = prepare(workspace, &group, known, Timestamp::now()).unwrap();
         assert_eq!(release, content.number(number(1)).unwrap());
         assert!(!content.has_no_manifest());
         let other = WrapContext {
@@ -122,8 +122,8 @@ async fn a_changed_secret_is_a_release_that_names_a_new_directory() {
             published_release(&operator.context, current).await.unwrap()
         }
     };
-    let dirs = || secret_dirs(&render_input(&operator.context.workspace, &secure).unwrap());
-    let (first, old) = (published(1).await, dirs());
+    let dirs = async || secret_dirs(&operator.render_input(&secure).await.unwrap());
+    let (first, old) = (published(1).await, dirs().await);
     operator
         .write_secret(
             "secure/kube-apiserver/audit-policy.yaml",
@@ -133,7 +133,7 @@ async fn a_changed_secret_is_a_release_that_names_a_new_directory() {
     let done = operator.publish().await.unwrap();
     assert_eq!(released(done.get("secure")), 2);
     assert!(unchanged(done.get("compute")), "{done:?}");
-    let (second, new) = (published(2).await, dirs());
+    let (second, new) = (published(2).await, dirs().await);
     assert_ne!(old["kube-apiserver"], new["kube-apiserver"]);
     let path = |digest: &str| format!("/etc/kubernetes/secrets/kube-apiserver/{digest}\"");
     let name = "kube-apiserver.yaml";
@@ -146,6 +146,42 @@ async fn a_changed_secret_is_a_release_that_names_a_new_directory() {
     ] {
         assert_eq!(manifest(&first, untouched), manifest(&second, untouched));
     }
+}
+
+#[tokio::test]
+async fn host_files_come_before_manifests_and_say_which_unit_reads_them() {
+    let bucket = Bucket::start().await.unwrap();
+    let operator = Operator::new(&bucket.endpoint()).await.unwrap();
+    operator.publish().await.unwrap();
+    let secure = group("secure");
+    let current = operator.published(&secure).await.unwrap();
+    let release = published_release(&operator.context, current.current().unwrap())
+        .await
+        .unwrap();
+    let index = release.index();
+    let config = EntryPath::new("host/kubelet/config.yaml").unwrap();
+    let restart = index.restarts.iter().find(|r| r.on.contains(&config));
+    assert_eq!(restart.unwrap().unit.as_str(), "kubelet.service");
+    let at = |prefix: &str| {
+        let files = &index.files;
+        let found = |f: &&FileEntry| f.path.as_str().starts_with(prefix);
+        files.iter().position(|f| found(&f)).unwrap()
+    };
+    assert!(at("secrets/addons-objects/") < at("manifests/"));
+    assert!(at("host/") < at("manifests/"));
+
+    let text = "restarts:\n  - {unit: kubelet.service, on: [host/kubelt]}\n";
+    std::fs::write(operator.path("manifests/secure/node.yaml"), text).unwrap();
+    let error = operator.publish().await.unwrap_err();
+    let said = format!("{error:#}");
+    assert!(
+        said.contains("secure/node.yaml: restarts[0].on[0]"),
+        "{said}"
+    );
+    assert_eq!(
+        format!("{:?}", ctl::exit::code_of(&error)),
+        format!("{:?}", std::process::ExitCode::from(2))
+    );
 }
 
 #[tokio::test]
@@ -177,7 +213,6 @@ async fn a_group_that_would_run_nothing_is_asked_about_first() {
         )
         .unwrap();
     std::fs::remove_file(operator.path("manifests/compute/kube-proxy.yaml.j2")).unwrap();
-    std::fs::remove_dir_all(operator.path("secrets/compute")).unwrap();
     let before = bucket.requests();
     let error = operator.publish().await.unwrap_err();
     assert!(told(&error).contains("--allow-empty"), "{error:#}");

@@ -64,7 +64,7 @@ async fn a_crash_before_the_last_write_publishes_nothing_and_burns_its_number() 
     let stage = Stage::new().await;
     stage.proxy.set_where(writes_timestamp, Fault::Reset);
     let error = stage.operator.publish().await.unwrap_err();
-    assert!(told(&error).contains("nothing was published"), "{error:#}");
+    assert!(told(&error).contains("is not there"), "{error:#}");
     let nothing = TrustErrorKind::Store(StoreErrorKind::NotFound);
     assert_eq!(stage.visible().await, Err(nothing));
 

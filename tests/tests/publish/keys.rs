@@ -104,6 +104,60 @@ async fn an_old_keyring_put_back_is_refused() {
 }
 
 #[tokio::test]
+async fn an_old_keyring_is_noticed_without_a_memory_of_the_newer_one() {
+    let bucket = Bucket::start().await.unwrap();
+    let ann = Operator::new(&bucket.endpoint()).await.unwrap();
+    ann.publish().await.unwrap();
+    let timestamp = keys::timestamp(&group("secure"));
+    let old_keyring = std::fs::read(bucket.object(keys::KEYRING)).unwrap();
+    let old_timestamp = std::fs::read(bucket.object(&timestamp)).unwrap();
+    let new_keyring = put_as(&ann, 2).await;
+    let amend = |who: &Operator, from: u32, to: u32| {
+        let count = |n| format!("--snapshot-count={n}");
+        let template = "secure/etcd.yaml.j2";
+        who.amend(template, &count(from), &count(to)).unwrap();
+    };
+    amend(&ann, 10_000, 20_000);
+    ann.publish().await.unwrap();
+
+    // With the timestamp gone nothing says what is current, but release 2 was signed all the same.
+    put(&ann, &old_keyring).await;
+    ann.context.store.delete(&timestamp).await.unwrap();
+    let bob = ann.colleague(&bucket.endpoint()).await.unwrap();
+    let error = bob.publish().await.unwrap_err();
+    assert!(error.is::<KeyringRolledBack>(), "{error:?}");
+
+    // With both put back, the number that the next release would have is taken already.
+    let bytes = Bytes::from(old_timestamp);
+    let on = PutCondition::Always;
+    ann.context.store.put(&timestamp, bytes, on).await.unwrap();
+    let carl = ann.colleague(&bucket.endpoint()).await.unwrap();
+    amend(&carl, 20_000, 30_000);
+    let error = carl.publish().await.unwrap_err();
+    assert!(error.is::<KeyringRolledBack>(), "{error:?}");
+
+    put(&ann, &new_keyring).await;
+    let done = carl.publish().await.unwrap();
+    assert_eq!(released(done.get("secure")), 3);
+}
+
+#[tokio::test]
+async fn a_number_that_nobody_of_ours_signed_is_passed_over() {
+    let bucket = Bucket::start().await.unwrap();
+    let ann = Operator::new(&bucket.endpoint()).await.unwrap();
+    let forged = format!("{}9.targets.json", keys::metadata_prefix(&group("secure")));
+    let bytes = Bytes::from_static(b"{\"signed\":{},\"signatures\":[]}");
+    let on = PutCondition::Always;
+    ann.publish().await.unwrap();
+    ann.context.store.put(&forged, bytes, on).await.unwrap();
+    let timestamp = keys::timestamp(&group("secure"));
+    ann.context.store.delete(&timestamp).await.unwrap();
+    let bob = ann.colleague(&bucket.endpoint()).await.unwrap();
+    let done = bob.publish().await.unwrap();
+    assert_eq!(released(done.get("secure")), 2);
+}
+
+#[tokio::test]
 async fn the_keyring_of_another_environment_is_refused() {
     let bucket = Bucket::start().await.unwrap();
     let local = Operator::new(&bucket.endpoint()).await.unwrap();

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 
 use self::stage::Stage;
+use super::signals::StopSignals;
 use crate::output;
 
 /// Plays the tour in a temporary directory. What it shows, it has checked: the first thing that is not so ends it.
@@ -20,8 +21,12 @@ pub async fn demo(agent: PathBuf, keep: bool) -> anyhow::Result<()> {
         .tempdir()
         .context("cannot make a directory for the tour")?;
     let path = directory.path().to_owned();
+    let mut signals = StopSignals::listen()?;
     let mut stage = Stage::set(&path, agent).await?;
-    let played = steps::play(&mut stage).await;
+    let played = tokio::select! {
+        played = steps::play(&mut stage) => played,
+        () = signals.asked() => Err(anyhow::anyhow!("the tour was interrupted")),
+    };
     stage.strike().await;
     if keep || played.is_err() {
         output::line(format!(

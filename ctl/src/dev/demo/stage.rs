@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use crate::context::{Context, Workspace};
 use crate::dev::nodes::{Node, NodeSettings};
 use crate::dev::store::RunningStore;
-use crate::dev::{pki, up};
+use crate::dev::up;
 use crate::env::{COMPUTE, SECURE};
 use crate::keyring::{self, Keyring};
 use crate::publish::{Choices, Publication, publish};
@@ -45,7 +45,6 @@ impl Stage {
         for (path, text) in EMBEDDED {
             put(&directory.join("manifests").join(path), text.as_bytes())?;
         }
-        pki::write_secrets_if_needed(directory)?;
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         // The store's port goes into the environment, so the store comes first, with an environment of any port.
         let draft = environment(directory, 1)?;
@@ -113,8 +112,8 @@ impl Stage {
         context: &Context,
         group: &GroupName,
     ) -> anyhow::Result<Publication> {
-        let keys = self.keyring.group(group)?;
-        let (content, _) = prepare(&context.workspace, group, Some(keys), Timestamp::now())?;
+        let keyring = Some(&self.keyring.content);
+        let (content, _) = prepare(&context.workspace, group, keyring, Timestamp::now())?;
         let bar = ProgressBar::hidden();
         publish(
             context,
