@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
 use super::yaml::{join_key, parse_document};
-use super::{pod, references};
+use super::{pod, references, values};
 
 /// The largest manifest kubelet reads.
 pub const MAX_MANIFEST_BYTES: usize = 10 * 1024 * 1024;
@@ -122,6 +122,7 @@ pub fn check_manifest(file_name: &str, bytes: &[u8]) -> Result<PodSummary, Vec<M
         return Err(problems.0);
     }
     references::check(&value, &mut problems);
+    values::check(&value, &mut problems);
     let summary = match decode(&value, bytes, &mut problems) {
         Some(pod) => summarise(&pod, &mut problems),
         None => return Err(problems.0),
@@ -257,7 +258,7 @@ pub(crate) fn is_dns_label(text: &str) -> bool {
 }
 
 /// A DNS-1123 subdomain: labels (here of any length) between dots, at most 253 characters.
-fn is_dns_subdomain(text: &str) -> bool {
+pub(crate) fn is_dns_subdomain(text: &str) -> bool {
     let label = |part: &str| {
         let plain = part
             .bytes()
