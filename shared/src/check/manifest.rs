@@ -175,18 +175,40 @@ fn decode(value: &Value, bytes: &[u8], problems: &mut Problems) -> Option<Pod> {
         Ok(pod) => Some(pod),
         Err(error) => {
             // The YAML reader says which field has the wrong type; the JSON value does not.
-            let (line, message) = match serde_yaml::from_slice::<Pod>(bytes) {
+            let (line, told) = match serde_yaml::from_slice::<Pod>(bytes) {
                 Err(better) => (better.location().map(|at| at.line()), better.to_string()),
                 Ok(_) => (None, error.to_string()),
             };
+            let (path, message) = without_value(&told);
             problems.0.push(ManifestProblem {
-                path: None,
+                path,
                 line,
                 message,
             });
             None
         }
     }
+}
+
+/// A decoder's error as the field's path and what belongs there. The value itself stays out: on a node this text goes
+/// into a status that is not encrypted.
+fn without_value(told: &str) -> (Option<String>, String) {
+    let (path, rest) = match told.split_once(": ") {
+        Some((path, rest)) if !path.contains(' ') => (Some(path.to_owned()), rest),
+        _ => (None, told),
+    };
+    if rest.starts_with("missing field ") {
+        return (path, rest.to_owned());
+    }
+    let expected = rest
+        .rsplit_once(", expected ")
+        .map(|(_, expected)| expected);
+    let expected = expected.map(|e| e.split(" at line ").next().unwrap_or(e));
+    let message = match expected {
+        Some(expected) => format!("has the wrong type: expected {expected}"),
+        None => "has the wrong type".to_owned(),
+    };
+    (path, message)
 }
 
 fn field_path(path: &serde_ignored::Path<'_>) -> String {
