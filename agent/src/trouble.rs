@@ -20,6 +20,14 @@ pub enum Source {
     Poll,
     /// Metadata that has expired.
     Expiry,
+    /// The group's key, with which the status is authenticated.
+    GroupKey,
+    /// Remembering when a release was adopted.
+    TimeMemory,
+    /// Looking for files in the manifest directory that are not the agent's.
+    Foreign,
+    /// Removing what earlier releases left.
+    Leftovers,
 }
 
 /// The troubles there are.

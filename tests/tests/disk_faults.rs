@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 use platform_tests::faulty_proxy::{Fault, FaultyProxy};
 use platform_tests::node::{Node, PATIENCE, eventually};
-use platform_tests::scene::{COMPUTE, Scene};
+use platform_tests::scene::{COMPUTE, Pod, Scene, write_pod};
 use shared::documents::NodeStatus;
 
 type Result = anyhow::Result<()>;
@@ -82,7 +82,10 @@ struct Rig {
 
 /// `part` of the node's directory is the mount's.
 async fn rig(part: &str) -> anyhow::Result<Option<Rig>> {
-    let scene = Scene::set().await?;
+    rig_on(Scene::set().await?, part).await
+}
+
+async fn rig_on(scene: Scene, part: &str) -> anyhow::Result<Option<Rig>> {
     let directory = scene.nodes_directory().join("compute-1");
     let Some(mount) = Mount::tmpfs(&directory.join(part), "2m")? else {
         return Ok(None);
@@ -107,6 +110,10 @@ impl Rig {
             .operator
             .amend("compute/kube-proxy.yaml.j2", "cpu: 50m", "cpu: 60m")?;
         ensure!(self.scene.publish(COMPUTE).await? == 2);
+        self.is_refused(kind, &before).await
+    }
+
+    async fn is_refused(&self, kind: &str, before: &BTreeMap<PathBuf, Vec<u8>>) -> Result {
         let named = |status: &NodeStatus| status.error.as_ref().is_some_and(|e| e.kind == kind);
         let what = format!("its error is {kind}");
         let status = self.scene.until_status(&self.node, &what, named).await?;
@@ -128,7 +135,7 @@ impl Rig {
         ensure!(status.release.map(|r| r.get()) == Some(1));
         self.node.until_polled(3).await?;
         ensure!(
-            files(&self.node)? == before,
+            files(&self.node)? == *before,
             "the release on the disk did not stay"
         );
         Ok(())
@@ -167,6 +174,36 @@ async fn a_full_disk_under_the_manifests() -> Result {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_under_the_state() -> Result {
     a_full_disk("state").await
+}
+
+const WEB: Pod<'_> = Pod {
+    file: "web",
+    name: "web",
+    image: "registry.example/web:1",
+    secrets: &[],
+    host_port: None,
+};
+
+/// A pod under another name has to end before its heir is written: not while the heir has no room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_ends_no_pod_that_is_renamed() -> Result {
+    let scene = Scene::set_with(async |operator| write_pod(operator, COMPUTE, &WEB)).await?;
+    let Some(rig) = rig_on(scene, "root/etc/kubernetes").await? else {
+        return Ok(());
+    };
+    let before = files(&rig.node)?;
+    let ballast = rig.mount.fill()?;
+    let manifest = "compute/web.yaml.j2";
+    rig.scene
+        .operator
+        .amend(manifest, "name: web\n", "name: web-next\n")?;
+    ensure!(rig.scene.publish(COMPUTE).await? == 2);
+    rig.is_refused("no_space", &before).await?;
+    fs::remove_file(ballast)?;
+    rig.node.until_release(2).await?;
+    let manifest = fs::read_to_string(rig.node.manifests().join("web.yaml"))?;
+    ensure!(manifest.contains("web-next"), "{manifest}");
+    Ok(())
 }
 
 async fn a_read_only_disk(part: &str) -> Result {

@@ -7,6 +7,7 @@
 
 mod apply;
 mod check;
+mod clean;
 mod compare;
 mod copy;
 mod error;
@@ -25,6 +26,7 @@ mod write;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr as _;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use shared::bundle::Release;
@@ -54,6 +56,8 @@ pub struct Disk {
     /// Leftovers of a killed process that opening removed.
     swept: usize,
     fingerprints: Option<observe::Fingerprints>,
+    /// How long what earlier releases left stays; none where nothing is left.
+    leftovers_stay: Option<Duration>,
     pod_end: Box<dyn PodEnd>,
     at_step: AtStep,
 }
@@ -97,12 +101,14 @@ impl Disk {
         write::create_directory(&paths.host(), write::PRIVATE)?;
         write::create_directory(&paths.addons(), write::PUBLIC)?;
         let swept = recover::sweep(&paths)?;
+        let leftovers_stay = clean::found(&paths, &ledger)?;
         Ok(Self {
             paths,
             ledger,
             _lock: lock,
             swept,
             fingerprints: None,
+            leftovers_stay,
             pod_end: Box::new(HostPorts::system()),
             at_step: Box::new(apply::fail_point),
         })

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use shared::check::manifest::PodSummary;
 
 /// Kubelet's `fileCheckFrequency`: where inotify fails it, it sees a removal only after so long.
-const LIST_PERIOD: Duration = Duration::from_secs(20);
+pub(crate) const LIST_PERIOD: Duration = Duration::from_secs(20);
 /// Between two looks.
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
 /// State of a listening TCP socket in `/proc/net/tcp`.

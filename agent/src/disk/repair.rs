@@ -7,7 +7,7 @@ use super::check::CheckedRelease;
 use super::copy;
 use super::error::DiskError;
 use super::plan::plan_around;
-use super::work::{FileOutcome, Outcome};
+use super::work::{FileOutcome, HOST_STEPS, MANIFEST_STEPS, Outcome};
 
 /// What was put back.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -49,10 +49,10 @@ impl Disk {
             failures.extend(work.secret_directories(slice::from_ref(directory)).err());
         }
         for entry in &plan.write_host {
-            failures.extend(work.host_files(slice::from_ref(entry)).err());
+            failures.extend(work.files(slice::from_ref(entry), HOST_STEPS).err());
         }
         for entry in &plan.write_manifests {
-            failures.extend(work.manifests(slice::from_ref(entry)).err());
+            failures.extend(work.files(slice::from_ref(entry), MANIFEST_STEPS).err());
         }
         let report = restored(work.outcomes);
         if !obstacles.is_empty() {

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, lchown};
 use std::path::{Path, PathBuf};
 
+use shared::check::manifest::PodSummary;
 use shared::durable::{self, Staged, TEMPORARY_PREFIX};
 use shared::names::EntryPath;
 
@@ -41,6 +42,20 @@ pub struct FileOutcome {
     /// What became of it.
     pub outcome: Outcome,
 }
+
+/// The fail points of writing files: once all are staged, before each, after each.
+pub(crate) type Steps = [&'static str; 3];
+
+pub(crate) const HOST_STEPS: Steps = [
+    "apply::host.staged",
+    "apply::host.before",
+    "apply::host.after",
+];
+pub(crate) const MANIFEST_STEPS: Steps = [
+    "apply::manifest.staged",
+    "apply::manifest.before",
+    "apply::manifest.after",
+];
 
 /// Changes the disk towards one release.
 pub(crate) struct Work<'a> {
@@ -152,22 +167,18 @@ impl Work<'_> {
         Ok(durable::sync_directory(at)?)
     }
 
-    /// Writes host files, addons and files of the agent's own.
-    pub(crate) fn host_files(&mut self, entries: &[EntryPath]) -> Result<(), DiskError> {
-        self.files(entries, ["apply::host.before", "apply::host.after"])
+    /// Writes files (host files, addons and files of the agent's own, or manifests), in this order.
+    pub(crate) fn files(&mut self, entries: &[EntryPath], steps: Steps) -> Result<(), DiskError> {
+        let staged = self.stage(entries, steps)?;
+        self.publish(staged, steps)
     }
 
-    /// Writes manifests, in this order.
-    pub(crate) fn manifests(&mut self, entries: &[EntryPath]) -> Result<(), DiskError> {
-        self.files(entries, ["apply::manifest.before", "apply::manifest.after"])
-    }
-
-    /// Everything is on the disk beside its place before the first file is renamed.
-    fn files(
-        &mut self,
+    /// Puts files durably beside their places; what is dropped unpublished is gone again.
+    pub(crate) fn stage(
+        &self,
         entries: &[EntryPath],
-        [before, after]: [&'static str; 2],
-    ) -> Result<(), DiskError> {
+        [is_staged, ..]: Steps,
+    ) -> Result<Vec<(OwnedPath, Staged)>, DiskError> {
         let mut staged = Vec::with_capacity(entries.len());
         for entry in entries {
             let files = &self.checked.wanted().files;
@@ -184,6 +195,18 @@ impl Work<'_> {
         for (_, file) in &staged {
             file.sync()?;
         }
+        if !staged.is_empty() {
+            self.step(is_staged)?;
+        }
+        Ok(staged)
+    }
+
+    /// Puts staged files into their places.
+    pub(crate) fn publish(
+        &mut self,
+        staged: Vec<(OwnedPath, Staged)>,
+        [_, before, after]: Steps,
+    ) -> Result<(), DiskError> {
         let mut directories = BTreeSet::new();
         for (path, file) in staged {
             self.step(before)?;
@@ -200,15 +223,25 @@ impl Work<'_> {
         self.step("apply::take-over.before")?;
         durable::remove_file(&self.paths.resolve(&take_over.path))?;
         self.step("apply::take-over.removed")?;
-        let outcome = match self.pod_end.wait(&take_over.pod) {
-            PodEnded::Gone => Outcome::Removed,
-            PodEnded::StillThere => {
-                tracing::warn!(manifest = %take_over.path, pod = %take_over.pod.name, "the pod did not end in time");
-                Outcome::PodStillThere
-            }
-        };
+        let outcome = self.ended(&take_over.pod);
         self.report(&take_over.path, outcome);
         self.step("apply::take-over.after")
+    }
+
+    /// Waits until nothing holds what `pod`, which is not on the disk yet, takes over from a pod that a crash has left
+    /// ending.
+    pub(crate) fn await_end(&self, pod: &PodSummary) {
+        self.ended(pod);
+    }
+
+    fn ended(&self, pod: &PodSummary) -> Outcome {
+        match self.pod_end.wait(pod) {
+            PodEnded::Gone => Outcome::Removed,
+            PodEnded::StillThere => {
+                tracing::warn!(pod = %pod.name, "the pod, or what held its ports, did not end in time");
+                Outcome::PodStillThere
+            }
+        }
     }
 
     /// Removes owned files.

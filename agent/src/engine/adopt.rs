@@ -185,6 +185,7 @@ impl Agent {
             "adopted"
         );
         self.adopted = Some(release);
+        self.keep_leftovers();
         self.resume = None;
         self.disk_matches = true;
         self.copy_is_lost = false;

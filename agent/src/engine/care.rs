@@ -97,6 +97,7 @@ impl Agent {
         }
         self.hold = self.hold_file.in_force(self.clock.now());
         self.look_at_foreign_files();
+        self.finish_up().await;
         match self.with_disk(Disk::verify_cheaply) {
             Ok(true) => {
                 self.disk_matches = true;
@@ -140,6 +141,7 @@ impl Agent {
             tracing::warn!(?release, "finished a release that had been interrupted");
             self.resume = None;
         }
+            self.keep_leftovers();
         if mended.copy_lost {
             tracing::warn!("the verified copy is lost: reading the release again");
             self.copy_lost();

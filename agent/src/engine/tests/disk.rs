@@ -84,6 +84,53 @@ async fn a_lost_copy_is_read_from_the_store_again() {
     assert_eq!(w.on_disk().unwrap(), "release 1");
 }
 
+/// On the agent that runs: it notices at its next look, and does not wait for a start.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_lost_while_it_runs_is_read_again() {
+    let mut w = World::new().await;
+    let mut agent = w.agent();
+    w.publish(1).await;
+    agent.once().await;
+    let copy = w.paths().copy(number(1));
+    tick(&mut agent).await;
+    std::fs::remove_file(&copy).unwrap();
+    assert_eq!(tick(&mut agent).await, Outcome::Adopted(number(1)));
+    assert!(copy.exists());
+    assert_eq!(tick(&mut agent).await, Outcome::Unchanged);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_release_leaves_goes_when_its_pods_have_ended_and_not_before() {
+    let mut w = World::new().await;
+    let mut agent = w.agent();
+    w.publish(1).await;
+    agent.once().await;
+    w.publish(2).await;
+    assert_eq!(tick(&mut agent).await, Outcome::Adopted(number(2)));
+    let old = w.paths().copy(number(1));
+    // The list period of 20 seconds and a grace period of 30.
+    for _ in 0..4 {
+        tick(&mut agent).await;
+        assert!(old.exists());
+    }
+    // What cannot be removed is reported, and tried again.
+    std::fs::remove_file(&old).unwrap();
+    std::fs::create_dir(&old).unwrap();
+    tick(&mut agent).await;
+    let error = w.status().error.unwrap();
+    assert!(error.message.contains("1.tar.zst"), "{error:?}");
+    assert_eq!(w.status().release, Some(number(2)));
+    assert!(agent.metrics.healthy().is_ok());
+    let since = error.since;
+    tick(&mut agent).await;
+    assert_eq!(w.status().error.unwrap().since, since);
+    std::fs::remove_dir(&old).unwrap();
+    std::fs::write(&old, "an old copy").unwrap();
+    tick(&mut agent).await;
+    assert!(!old.exists());
+    assert_eq!(w.status().error, None);
+}
+
 /// On real time: inotify does not know tokio's clock.
 #[tokio::test]
 async fn an_edited_file_is_back_within_a_second_while_the_store_hangs() {
