@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, lchown};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, lchown};
 use std::path::{Path, PathBuf};
 
 use shared::check::manifest::PodSummary;
@@ -325,11 +325,23 @@ fn set_attributes<'a>(
     files: impl IntoIterator<Item = &'a OwnedFile>,
 ) -> Result<(), DiskError> {
     let (mode, (uid, gid)) = directory_attributes(files);
+    let give_to = |uid, gid| {
+        lchown(directory, Some(uid), Some(gid))
+            .map_err(DiskError::io("set the owner of", directory))
+    };
+    if privileged() {
+        // One that belongs to a pod's user is ours first: a process confined to CAP_CHOWN may change the mode of
+        // nothing else.
+        let metadata =
+            fs::symlink_metadata(directory).map_err(DiskError::io("inspect", directory))?;
+        if metadata.uid() != 0 {
+            give_to(0, 0)?;
+        }
+    }
     fs::set_permissions(directory, Permissions::from_mode(mode))
         .map_err(DiskError::io("set the mode of", directory))?;
     if privileged() {
-        lchown(directory, Some(uid), Some(gid))
-            .map_err(DiskError::io("set the owner of", directory))?;
+        give_to(uid, gid)?;
     }
     Ok(())
 }
