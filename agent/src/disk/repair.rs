@@ -14,6 +14,8 @@ use super::work::{FileOutcome, HOST_STEPS, MANIFEST_STEPS, Outcome};
 pub struct RepairReport {
     /// Relative to `/etc/kubernetes` (`agent/…` for the agent's own files), in the order of the work.
     pub restored: Vec<String>,
+    /// The verified copy is missing or damaged: nothing else was wrong, and the next drift could not be repaired.
+    pub copy_lost: bool,
 }
 
 impl Disk {
@@ -33,8 +35,12 @@ impl Disk {
         let Some(committed) = self.ledger.release else {
             return Ok(RepairReport::default());
         };
-        if self.verify()?.drift.is_empty() {
-            return Ok(RepairReport::default());
+        let seen = self.verify()?;
+        if seen.drift.is_empty() {
+            return Ok(RepairReport {
+                copy_lost: !seen.copy_intact,
+                ..RepairReport::default()
+            });
         }
         let release = copy::read(&self.paths, &self.ledger, &committed)?;
         let checked = CheckedRelease::kept(release);
@@ -74,5 +80,6 @@ fn restored(outcomes: Vec<FileOutcome>) -> RepairReport {
         .filter(|file| file.outcome == Outcome::Written);
     RepairReport {
         restored: written.map(|file| file.path).collect(),
+        copy_lost: false,
     }
 }

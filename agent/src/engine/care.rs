@@ -120,10 +120,11 @@ impl Agent {
         let done = self.on_disk(|disk| {
             let half_applied = disk.ledger().applying.is_some();
             let finished = half_applied && disk.recover()?.finished.is_some();
+            let repaired = disk.repair()?;
             Ok(Mended {
-                restored: disk.repair()?.restored,
+                restored: repaired.restored,
                 finished,
-                copy_lost: false,
+                copy_lost: repaired.copy_lost,
             })
         });
         match done.await {
@@ -143,7 +144,6 @@ impl Agent {
         }
             self.keep_leftovers();
         if mended.copy_lost {
-            tracing::warn!("the verified copy is lost: reading the release again");
             self.copy_lost();
         }
         if !mended.restored.is_empty() {
@@ -167,6 +167,7 @@ impl Agent {
     /// The release on the disk is to be adopted again, so that drift can be repaired.
     fn copy_lost(&mut self) {
         if !std::mem::replace(&mut self.copy_is_lost, true) {
+            tracing::warn!("the verified copy is lost: reading the release again");
             self.handled = None;
         }
     }
