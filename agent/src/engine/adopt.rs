@@ -195,10 +195,7 @@ impl Agent {
         self.dealt_with(None);
         self.service_manager.ready();
         // After the rest: a memory that can't be written must not make the adoption look undone.
-        if let Err(error) = self.time_memory.remember(self.clock.now()) {
-            let message = crate::trouble::chain(&error);
-            self.trouble(Source::Disk, Phase::Commit, error.kind(), message);
-        }
+        self.remember_time();
         Ok(State::Idle)
     }
 }

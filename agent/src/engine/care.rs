@@ -141,8 +141,8 @@ impl Agent {
         if mended.finished {
             tracing::warn!(?release, "finished a release that had been interrupted");
             self.resume = None;
-        }
             self.keep_leftovers();
+        }
         if mended.copy_lost {
             self.copy_lost();
         }
@@ -182,8 +182,9 @@ impl Agent {
                     );
                 }
                 self.foreign = foreign;
+                self.troubles.clear(Source::Foreign);
             }
-            Err(error) => tracing::warn!(error = chain(&error), "cannot look for foreign files"),
+            Err(error) => self.trouble(Source::Foreign, Phase::Idle, error.kind(), chain(&error)),
         }
     }
 }
