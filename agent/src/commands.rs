@@ -137,7 +137,7 @@ async fn once(config: &Config) -> anyhow::Result<Exit> {
 fn verify(config: &Config) -> anyhow::Result<Exit> {
     let seen = verify_offline(&parts::paths(config))?;
     for drift in &seen.drift {
-        say(&format!("{}: {:?}", drift.path, drift.kind).to_lowercase())?;
+        say(&format!("{}: {}", drift.path, drift.kind))?;
     }
     for foreign in &seen.foreign {
         say(&format!("{foreign}: not the agent's"))?;
