@@ -15,7 +15,8 @@ use crate::config::{Config, ConfigError};
 use crate::disk::{DiskError, verify_offline};
 use crate::engine::{Agent, Outcome};
 use crate::hold::HoldFile;
-use crate::{http, parts};
+use crate::metrics::Metrics;
+use crate::{http, parts, starting};
 
 /// How the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +73,25 @@ impl Exit {
 }
 
 async fn run(config: &Config) -> anyhow::Result<Exit> {
-    let parts = parts::open(config).await?;
+    let shutdown = on_signal().context("cannot listen for signals")?;
+    // First of all: what keeps the agent from starting is to be seen there as well.
+    let metrics = Metrics::new(config.poll_interval);
+    let server = config.metrics_listen.map(|address| {
+        let metrics = metrics.clone();
+        tokio::spawn(async move {
+            http::serve(address, metrics).await;
+        })
+    });
+    let parts = match parts::open(config, metrics.clone()).await {
+        Ok(parts) => parts,
+        Err(error) => {
+            // Who misused the machine reads standard error, and must not overwrite the status of the agent that runs.
+            if exit_of(&error) == Exit::Failed {
+                starting::failed(config, &metrics, &error, shutdown).await;
+            }
+            return Err(error);
+        }
+    };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         environment = %config.environment,
@@ -82,13 +101,6 @@ async fn run(config: &Config) -> anyhow::Result<Exit> {
         release = ?parts.disk.release(),
         "platform-agent"
     );
-    let server = config.metrics_listen.map(|address| {
-        let metrics = parts.metrics.clone();
-        tokio::spawn(async move {
-            http::serve(address, metrics).await;
-        })
-    });
-    let shutdown = on_signal().context("cannot listen for signals")?;
     Agent::new(parts).run(shutdown).await;
     if let Some(server) = server {
         server.abort();
@@ -112,7 +124,7 @@ fn on_signal() -> std::io::Result<watch::Receiver<bool>> {
 }
 
 async fn once(config: &Config) -> anyhow::Result<Exit> {
-    let mut agent = Agent::new(parts::open(config).await?);
+    let mut agent = Agent::new(parts::open(config, Metrics::new(config.poll_interval)).await?);
     let outcome = agent.once().await;
     let release = match agent.release() {
         Some(n) => format!("release {n}"),

@@ -28,6 +28,7 @@ pub mod hold;
 pub mod http;
 pub mod metrics;
 pub mod parts;
+pub mod starting;
 pub mod status;
 pub mod systemd;
 pub mod trouble;

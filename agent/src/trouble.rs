@@ -55,7 +55,7 @@ impl Troubles {
         let error = StatusError {
             phase,
             kind: kind.to_owned(),
-            message: message.chars().take(MESSAGE_CHARACTERS).collect(),
+            message: shortened(&message),
             since,
         };
         self.current.insert(source, error);
@@ -78,6 +78,12 @@ impl Troubles {
     pub fn of(&self, source: Source) -> Option<&StatusError> {
         self.current.get(&source)
     }
+}
+
+/// A message, cut to what a status has room for.
+#[must_use]
+pub fn shortened(message: &str) -> String {
+    message.chars().take(MESSAGE_CHARACTERS).collect()
 }
 
 /// An error and its causes, outermost first, on one line. A cause whose text the text before it repeats (not every

@@ -388,3 +388,43 @@ async fn a_restart_on_a_full_disk_loses_nothing() -> Result {
     fs::remove_file(ballast)?;
     rig.adopts_by_itself().await
 }
+
+/// What keeps an agent from starting is seen where every other failure is, and the process ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_is_seen_from_outside() -> Result {
+    let scene = Scene::set().await?;
+    let mut node = scene.node(COMPUTE, "compute-1")?;
+    node.start()?;
+    node.until_release(1).await?;
+    node.terminate().await?;
+    let ledger = node.state().join("ledger.json");
+    let whole = fs::read(&ledger)?;
+    let half = whole.get(..whole.len() / 2).context("half a ledger")?;
+    fs::write(&ledger, half)?;
+    let before = files(&node)?;
+    node.start()?;
+    let seen = eventually("the failure is counted", PATIENCE, async || {
+        ensure!(node.errors("starting", "ledger_damaged").await? > 0.0);
+        Ok(())
+    });
+    seen.await?;
+    let named = |status: &NodeStatus| {
+        let kind = status.error.as_ref().map(|error| error.kind.as_str());
+        status.phase == shared::documents::Phase::Starting && kind == Some("ledger_damaged")
+    };
+    scene.until_status(&node, "it cannot start", named).await?;
+    let ended = node.ended(PATIENCE).await?;
+    ensure!(ended.code() == Some(1), "{ended}");
+    ensure!(files(&node)? == before);
+
+    // What came with the machine is not needed any more once a root is kept.
+    fs::write(&ledger, whole)?;
+    let baked = node.config().with_file_name("root.json");
+    fs::remove_file(baked)?;
+    node.start()?;
+    node.until_polled(1).await?;
+    scene
+        .until_status(&node, "all is well", |s| s.error.is_none())
+        .await?;
+    Ok(())
+}

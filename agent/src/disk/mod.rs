@@ -150,15 +150,7 @@ impl Disk {
     /// # Errors
     /// [`DiskError`] where it can't be read or is no key.
     pub fn group_key(&self) -> Result<Option<GroupKey>, DiskError> {
-        let path = self.paths.group_key();
-        let Some(bytes) = observe::read(&path, GROUP_KEY_BYTES)? else {
-            return Ok(None);
-        };
-        let text = std::str::from_utf8(bytes.expose()).ok();
-        match text.and_then(|text| GroupKey::from_str(text).ok()) {
-            Some(key) => Ok(Some(key)),
-            None => Err(DiskError::GroupKey { path }),
-        }
+        read_group_key(&self.paths)
     }
 
     /// Checks everything in a release that can be wrong, before a byte of it is written.
@@ -193,6 +185,22 @@ impl Disk {
         let (mut observed, _) = observe::observe(&self.paths, files, directories)?;
         observed.pods = observe::observe_pods(&self.paths, &self.ledger)?;
         Ok(observed)
+    }
+}
+
+/// As [`Disk::group_key`], where the disk could not be opened.
+///
+/// # Errors
+/// As [`Disk::group_key`].
+pub fn read_group_key(paths: &NodePaths) -> Result<Option<GroupKey>, DiskError> {
+    let path = paths.group_key();
+    let Some(bytes) = observe::read(&path, GROUP_KEY_BYTES)? else {
+        return Ok(None);
+    };
+    let text = std::str::from_utf8(bytes.expose()).ok();
+    match text.and_then(|text| GroupKey::from_str(text).ok()) {
+        Some(key) => Ok(Some(key)),
+        None => Err(DiskError::GroupKey { path }),
     }
 }
 

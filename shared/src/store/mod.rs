@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+pub use aws_config::SdkConfig;
 pub use retry::{Backoff, put_immutable, with_retries};
 pub use s3::{S3Store, aws_config_loader, http_client};
 
