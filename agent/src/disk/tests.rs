@@ -440,3 +440,4 @@ fn every_fail_point_is_passed_and_listed() {
 }
 
 mod faults;
+mod mounts;
