@@ -154,10 +154,13 @@ impl Work<'_> {
             let path = at.join(&name);
             match (kind, files.iter().find(|(own, _)| *own == name)) {
                 // The directory is the agent's, and its name says all that is in it.
-                (DriftKind::Extra, _) | (_, None) => remove_tree(&path)?,
+                (DriftKind::Extra, _) | (_, None) => {
+                    tracing::warn!(directory = %directory, name, "removed what does not belong into a secret directory");
+                    remove_tree_here(&path)?;
+                }
                 (kind, Some((_, file))) => {
                     if kind == DriftKind::Kind && path.is_dir() {
-                        remove_tree(&path)?;
+                        remove_tree_here(&path)?;
                     }
                     let bytes = self.bytes_at(&file.entry)?;
                     durable::write_file(&path, bytes, attributes(&file.owned))?;
@@ -308,6 +311,28 @@ fn temporary(at: &Path, kind: &str, directory: &SecretDirectory) -> Result<PathB
 }
 
 fn remove_tree(path: &Path) -> Result<(), DiskError> {
+/// As [`remove_tree`], for what somebody else made: what is mounted there is another file system's, and stays.
+fn remove_tree_here(path: &Path) -> Result<(), DiskError> {
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    let parent = path
+        .parent()
+        .and_then(|parent| fs::symlink_metadata(parent).ok());
+    if parent.is_some_and(|parent| parent.dev() != metadata.dev()) {
+        let mounted = io::Error::new(io::ErrorKind::CrossesDevices, "it is another file system");
+        return Err(DiskError::io("remove", path)(mounted));
+    }
+    if metadata.is_dir() {
+        let entries = fs::read_dir(path).map_err(DiskError::io("list", path))?;
+        for entry in entries {
+            remove_tree_here(&entry.map_err(DiskError::io("list", path))?.path())?;
+        }
+        return fs::remove_dir(path).map_err(DiskError::io("remove", path));
+    }
+    remove_tree(path)
+}
+
     let is_directory = fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
     let removed = if is_directory {
         fs::remove_dir_all(path)

@@ -174,3 +174,36 @@ fn a_directory_of_a_pods_user_is_mended_without_the_right_to_change_others_modes
     disk.repair().unwrap();
     assert!(disk.verify().unwrap().is_clean());
 }
+
+/// Somebody mounts a file system in a secret directory: what is on it is not the agent's to remove.
+#[test]
+fn mending_does_not_go_into_what_is_mounted() {
+    let draft = Draft::usual(1);
+    let (node, mut disk) = adopted(&draft);
+    let tree = draft.tree();
+    let secret = tree
+        .keys()
+        .find(|path| path.contains("secrets/etcd/"))
+        .unwrap();
+    let directory = node.at(secret).parent().unwrap().to_owned();
+    let mounted = directory.join("extra");
+    fs::create_dir(&mounted).unwrap();
+    let mount = |arguments: &[&str]| {
+        let ran = std::process::Command::new(arguments[0])
+            .args(&arguments[1..])
+            .arg(&mounted)
+            .output();
+        ran.is_ok_and(|ran| ran.status.success())
+    };
+    if !mount(&["mount", "-t", "tmpfs", "platform-test"]) {
+        eprintln!("!!! SKIPPED: a tmpfs cannot be mounted");
+        return;
+    }
+    fs::write(mounted.join("precious"), b"x").unwrap();
+    let repaired = disk.repair();
+    let is_there = mounted.join("precious").exists();
+    assert!(mount(&["umount", "-l"]));
+    assert!(is_there && repaired.is_err(), "{repaired:?}");
+    disk.repair().unwrap();
+    node.holds_exactly(&draft);
+}
