@@ -226,6 +226,7 @@ impl Work<'_> {
         self.step("apply::take-over.before")?;
         durable::remove_file(&self.paths.resolve(&take_over.path))?;
         self.step("apply::take-over.removed")?;
+        self.pod_end.settle();
         let outcome = self.ended(&take_over.pod);
         self.report(&take_over.path, outcome);
         self.step("apply::take-over.after")
@@ -310,7 +311,6 @@ fn temporary(at: &Path, kind: &str, directory: &SecretDirectory) -> Result<PathB
     Ok(pod.join(format!("{TEMPORARY_PREFIX}{kind}-{}", directory.digest)))
 }
 
-fn remove_tree(path: &Path) -> Result<(), DiskError> {
 /// As [`remove_tree`], for what somebody else made: what is mounted there is another file system's, and stays.
 fn remove_tree_here(path: &Path) -> Result<(), DiskError> {
     let Ok(metadata) = fs::symlink_metadata(path) else {
@@ -333,6 +333,7 @@ fn remove_tree_here(path: &Path) -> Result<(), DiskError> {
     remove_tree(path)
 }
 
+fn remove_tree(path: &Path) -> Result<(), DiskError> {
     let is_directory = fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
     let removed = if is_directory {
         fs::remove_dir_all(path)
