@@ -172,7 +172,7 @@ impl Agent {
         }
     }
 
-    fn look_at_foreign_files(&mut self) {
+    pub(super) fn look_at_foreign_files(&mut self) {
         match self.with_disk(|disk| disk.foreign()) {
             Ok(foreign) => {
                 if foreign != self.foreign && !foreign.is_empty() {

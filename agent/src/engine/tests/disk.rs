@@ -131,6 +131,67 @@ async fn what_a_release_leaves_goes_when_its_pods_have_ended_and_not_before() {
     assert_eq!(w.status().error, None);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_time_that_cannot_be_remembered_is_tried_again_and_stays_reported() {
+    let mut w = World::new().await;
+    let mut agent = w.agent();
+    w.publish(1).await;
+    agent.once().await;
+    let memory = w.paths().state().join("latest-time.json");
+    std::fs::remove_file(&memory).unwrap();
+    std::fs::create_dir(&memory).unwrap();
+    agent.remember_time();
+    agent.look_after_disk().await;
+    assert_eq!(
+        agent.error().unwrap().phase,
+        shared::documents::Phase::Commit
+    );
+    std::fs::remove_dir(&memory).unwrap();
+    agent.look_after_disk().await;
+    assert_eq!(agent.error(), None);
+    assert!(memory.is_file());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manifest_directory_that_cannot_be_listed_is_a_trouble() {
+    let mut w = World::new().await;
+    let mut agent = w.agent();
+    w.publish(1).await;
+    agent.once().await;
+    let (here, away) = (w.paths().manifests(), w.dir.path().join("away"));
+    std::fs::rename(&here, &away).unwrap();
+    std::fs::write(&here, "no directory").unwrap();
+    agent.look_at_foreign_files();
+    assert_eq!(agent.error().unwrap().kind, "io");
+    let text = agent.metrics.text();
+    assert!(text.contains(r#"phase="idle",kind="io""#), "{text}");
+    std::fs::remove_file(&here).unwrap();
+    std::fs::rename(&away, &here).unwrap();
+    agent.look_at_foreign_files();
+    assert_eq!(agent.error(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_key_that_cannot_be_read_is_a_trouble() {
+    let mut w = World::new().await;
+    let mut agent = w.agent();
+    w.publish(1).await;
+    agent.once().await;
+    let path = w.paths().group_key();
+    let key = std::fs::read(&path).unwrap();
+    std::fs::write(&path, "no key").unwrap();
+    tokio::time::advance(crate::status::IDLE_INTERVAL).await;
+    agent.report().await;
+    assert_eq!(w.error_kind().as_deref(), Some("group_key"));
+    std::fs::write(&path, key).unwrap();
+    agent.report().await;
+    assert_eq!(
+        w.error_kind(),
+        None,
+        "at the next report, not minutes later"
+    );
+}
+
 /// On real time: inotify does not know tokio's clock.
 #[tokio::test]
 async fn an_edited_file_is_back_within_a_second_while_the_store_hangs() {
