@@ -87,7 +87,8 @@ async fn run(config: &Config) -> anyhow::Result<Exit> {
         Err(error) => {
             // Who misused the machine reads standard error, and must not overwrite the status of the agent that runs.
             if exit_of(&error) == Exit::Failed {
-                starting::failed(config, &metrics, &error, shutdown).await;
+                // Boxed: rarely needed, and large.
+                Box::pin(starting::failed(config, &metrics, &error, shutdown)).await;
             }
             return Err(error);
         }

@@ -41,8 +41,6 @@ pub struct Plan {
     pub write_manifests: Vec<EntryPath>,
     /// Files to remove: owned, and absent from the signed release.
     pub remove_files: Vec<OwnedPath>,
-    /// Secret directories that no manifest will name any more; they are removed after `leftovers_stay`.
-    pub remove_secret_directories: Vec<SecretDirectory>,
     /// Files that are already as they have to be.
     pub unchanged: Vec<OwnedPath>,
     /// How long what is not needed any more has to stay for the pods that end.
@@ -59,7 +57,6 @@ impl Plan {
             await_end: Vec::new(),
             write_manifests: Vec::new(),
             remove_files: Vec::new(),
-            remove_secret_directories: Vec::new(),
             unchanged: Vec::new(),
             leftovers_stay: Duration::ZERO,
         }
@@ -195,12 +192,6 @@ fn plan_removals(ledger: &Ledger, observed: &Observed, wanted: &Wanted, plan: &m
     let (manifests, others): (Vec<_>, Vec<_>) = goes.cloned().partition(is_manifest);
     plan.remove_files = manifests;
     plan.remove_files.extend(others);
-    let goes = ledger.secret_directories.iter().filter(|directory| {
-        let found = observed.directories.get(directory);
-        !wanted.directories.contains(directory)
-            && matches!(found, Some(DirectoryState::Directory { .. }))
-    });
-    plan.remove_secret_directories = goes.cloned().collect();
 }
 
 /// Two running pods of one name, or with one host port, are what kubelet makes of a plain write here: so the old one goes

@@ -79,7 +79,7 @@ fn scaled(whole: &str, fraction: &str, power: i32, factor: u128) -> u128 {
             let unit = 10u128.checked_pow(below);
             let share = digit * factor;
             value = value.saturating_add(unit.map_or(0, |unit| share / unit));
-            rest |= unit.map_or(share != 0, |unit| share % unit != 0);
+            rest |= unit.map_or(share != 0, |unit| !share.is_multiple_of(unit));
         }
         place = place.saturating_add(1);
     }
