@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context as _, anyhow};
-use shared::bundle::{Artifact, FileEntry, Index, Origin, Release, open, unpack};
+use shared::bundle::{Artifact, FileEntry, Origin, Release, open, unpack};
 use shared::check::secret_dir::SECRETS_ROOT;
 use shared::digest::Sha256Digest;
 use shared::limits;
@@ -25,8 +25,7 @@ const DIGEST_LENGTH: usize = 64;
 /// One file that differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// A file's path, or the part of the index.
-    what: String,
+    path: EntryPath,
     kind: Kind,
     /// A unified diff, for a file whose text is shown.
     text: String,
@@ -46,7 +45,7 @@ impl fmt::Display for Change {
             Kind::Removed => "removed",
             Kind::Changed => "changed",
         };
-        write!(f, "  {kind} {}", self.what)?;
+        write!(f, "  {kind} {}", self.path)?;
         for line in self.text.lines() {
             write!(f, "\n    {line}")?;
         }
@@ -157,28 +156,12 @@ pub fn compare(published: Option<&Release>, content: &Content) -> anyhow::Result
         let side = |r: Option<&Release>| text_of(r, path);
         let (before, after) = (side(published), side(Some(&next)));
         Some(Change {
-            what: path.to_string(),
+            path: path.clone(),
             kind,
             text: shown(&before, &after),
         })
     });
-    let mut changes: Vec<Change> = changes.collect();
-    let (before, after) = (published.map(Release::index), next.index());
-    let lists = |index: &Index| (index.restarts.clone(), index.artifacts.clone());
-    let (old_restarts, old_artifacts) = before.map(lists).unwrap_or_default();
-    for (what, differs) in [
-        ("unit restarts", old_restarts != after.restarts),
-        ("artifacts", old_artifacts != after.artifacts),
-    ] {
-        if differs {
-            changes.push(Change {
-                what: what.to_owned(),
-                kind: Kind::Changed,
-                text: String::new(),
-            });
-        }
-    }
-    Ok(changes)
+    Ok(changes.collect())
 }
 
 /// The text of a manifest or of a host file that a template made; nothing for any other file.

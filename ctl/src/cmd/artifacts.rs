@@ -5,7 +5,6 @@ use std::path::Path;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use shared::digest::Sha256Digest;
 use shared::names::GroupName;
@@ -214,7 +213,12 @@ impl RmArgs {
 fn uses(workspace: &Workspace) -> anyhow::Result<Vec<(String, GroupName, String)>> {
     let mut all = Vec::new();
     for group in &workspace.groups {
-        let rendered = render(&render_input(workspace, group, None, Timestamp::now())?)?;
+        let rendered = render(&render_input(
+            workspace,
+            group,
+            None,
+            jiff::Timestamp::now(),
+        )?)?;
         let places = rendered.node.artifacts.into_iter();
         all.extend(places.map(|p| (p.name, group.clone(), p.path)));
     }

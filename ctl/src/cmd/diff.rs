@@ -37,10 +37,11 @@ impl DiffArgs {
             let target = match keyring {
                 Some(keyring) if keyring.content.groups.contains_key(&group) => {
                     let published = read_published(&context, keyring, &group).await?;
-                    if let Some(target) = published.current() {
-                        keyring.check_against(target)?;
+                    let current = published.current().cloned();
+                    if let Some(current) = &current {
+                        keyring.check_against(current)?;
                     }
-                    published.current().cloned()
+                    current
                 }
                 _ => None,
             };

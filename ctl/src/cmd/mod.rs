@@ -51,10 +51,10 @@ enum Verb {
     Refresh(refresh::RefreshArgs),
     /// Show each node's release, phase, last error and the age of its report.
     Status(status::StatusArgs),
-    /// Large public files of the machines: kubelet, CNI plugins, platform-agent itself.
-    Artifacts(artifacts::ArtifactsArgs),
     /// Files of your own that a pod needs, encrypted in the keyring and delivered with the next release.
     Secrets(secrets::SecretsArgs),
+    /// Large public files of the machines: kubelet, CNI plugins, platform-agent itself.
+    Artifacts(artifacts::ArtifactsArgs),
     /// The embedded default: a store and nodes on this machine.
     Dev(dev::DevArgs),
     /// Print a completion script for a shell.
@@ -95,8 +95,8 @@ impl Cli {
             Verb::Publish(args) => args.run(&directory).await,
             Verb::Refresh(args) => args.run(&directory).await,
             Verb::Status(args) => args.run(&directory).await,
-            Verb::Artifacts(args) => args.run(&directory).await,
             Verb::Secrets(args) => args.run(&directory).await,
+            Verb::Artifacts(args) => args.run(&directory).await,
             Verb::Dev(args) => args.run(&directory).await,
             Verb::Completions(args) => Ok(args.run()),
         }

@@ -135,8 +135,8 @@ impl Planned {
             choices,
         };
         if !planned.is_unchanged() {
-            planned.check_not_empty(replaced.is_some())?;
             planned.check_artifacts(context.workspace.environment.on_aws())?;
+            planned.check_not_empty(replaced.is_some())?;
             // The packed length is known only by packing.
             let release = planned.content.number(number)?;
             pack(&release).map_err(|e| mistake(format!("group {group}: {e}")))?;

@@ -19,7 +19,7 @@ pub const EMBEDDED: &[(&str, &str)] = &[
 
 /// Programs of `agent/dist/libexec` that go to `/etc/platform-agent`, by name: what starts before the agent.
 /// A program that is added there is added here and to [`DIST`]; a test says so.
-pub const PROGRAMS: &[&str] = &["platform-agent-guard", "platform-boot"];
+pub const PROGRAMS: &[&str] = &["platform-boot", "platform-agent-guard"];
 
 macro_rules! dist {
     ($($path:literal),* $(,)?) => {
