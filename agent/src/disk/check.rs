@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use shared::bundle::Release;
 use shared::check::certificate::{CertProblem, check_pem_files};
 use shared::check::manifest::{ManifestProblem, PodSummary, check_manifest};
-use shared::check::secret_dir::{Attributes, SecretMount, secret_dir_digest, secret_mount};
+use shared::check::secret_dir::{
+    Attributes, SecretMount, is_own_directory, secret_dir_digest, secret_mount,
+};
 use shared::check::set::{SetProblem, check_set};
 use shared::digest::Sha256Digest;
 use shared::documents::GroupKey;
@@ -196,7 +198,7 @@ fn shows_wrong_secrets(
             let known = digests.get(pod);
             if known.is_none_or(|known| known.to_string() != digest) {
                 Some("is not a secret directory of this release")
-            } else if pod != to.name {
+            } else if !is_own_directory(pod, &to.name) {
                 Some("is the secret directory of another pod")
             } else {
                 None

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use shared::check::manifest::PodSummary;
-use shared::check::secret_dir::{SecretMount, parse_secret_dir_path, secret_mount};
+use shared::check::secret_dir::{
+    SecretMount, is_own_directory, parse_secret_dir_path, secret_mount,
+};
 
 use super::flags::{containers, flags_of};
 use super::{Finding, Severity};
-use crate::render::{ADDONS_OBJECTS, ADDONS_POD, Texts};
+use crate::render::Texts;
 
 /// A group's secret directories, and which of them were seen mounted.
 pub(super) struct SecretPaths<'a> {
@@ -82,8 +84,7 @@ impl<'a> SecretPaths<'a> {
                 continue;
             };
             self.mounted.insert(owner.to_owned());
-            let is_own = owner == pod.name || (owner == ADDONS_OBJECTS && pod.name == ADDONS_POD);
-            if !is_own {
+            if !is_own_directory(owner, &pod.name) {
                 let message = format!(
                     "pod {} mounts the secrets of {owner}; a pod should see only its own",
                     pod.name

@@ -110,6 +110,15 @@ pub fn parse_secret_dir_path(path: &str) -> Option<(&str, &str)> {
     (is_digest && !pod.is_empty()).then_some((pod, digest))
 }
 
+/// Whether a secret directory is one of the pod's own: the one named after it, or a further one, `POD_WHAT`. No pod's
+/// name holds an underscore, so none can be taken for another's.
+pub fn is_own_directory(directory: &str, pod: &str) -> bool {
+    let owner = directory
+        .split_once('_')
+        .map_or(directory, |(owner, _)| owner);
+    owner == pod
+}
+
 /// What mounting a path of the host shows a pod of the secrets of pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecretMount<'a> {
@@ -188,6 +197,20 @@ mod tests {
             "/etc/kubernetes/pki",
         ] {
             assert_eq!(secret_mount(path), SecretMount::None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_pod_owns_what_is_named_after_it() {
+        assert!(is_own_directory("addons", "addons"));
+        assert!(is_own_directory("addons_objects", "addons"));
+        for (directory, pod) in [
+            ("addons_objects", "addons_objects"),
+            ("addons-objects", "addons"),
+            ("addons", "add"),
+            ("kube-proxy", "kube"),
+        ] {
+            assert!(!is_own_directory(directory, pod), "{directory} {pod}");
         }
     }
 

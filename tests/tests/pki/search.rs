@@ -175,7 +175,7 @@ fn expected(group: &str) -> Found {
                 vec![leaf("addons"), leaf("addons-bootstrap")],
             ),
             at(
-                "addons/bootstrap-token.yaml",
+                "secrets/addons_objects",
                 vec!["pki/bootstrap/current/secret".to_owned()],
             ),
             at(
@@ -299,7 +299,7 @@ async fn a_rotation_takes_no_key_along_that_is_not_needed() {
                     format!("pki/encryption/{other}/secret"),
                 );
                 more(
-                    "addons/bootstrap-token.yaml",
+                    "secrets/addons_objects",
                     format!("pki/bootstrap/{other}/secret"),
                 );
             }
