@@ -80,7 +80,9 @@ async fn what_platformctl_publishes_is_on_every_disk_and_reported() -> Result {
                 "{delivered:?} is for root alone"
             );
         }
-        let manifest = fs::read_to_string(secure.manifests().join(format!("{pod}.yaml")))?;
+        // A further directory of a pod's is `POD_WHAT`.
+        let owner = pod.split('_').next().context("a name")?;
+        let manifest = fs::read_to_string(secure.manifests().join(format!("{owner}.yaml")))?;
         let digest = directories[0].file_name();
         assert!(
             manifest.contains(&*digest.to_string_lossy()),

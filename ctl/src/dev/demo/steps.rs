@@ -217,7 +217,7 @@ async fn store_gone(stage: &mut Stage) -> anyhow::Result<()> {
     stage.amend("secure/kube-scheduler.yaml.j2", "cpu: 180m", "cpu: 190m")?;
     let release = publish(stage, &stage.context, SECURE).await?;
     stage.until_release(SECURE, release).await?;
-    stage.amend("compute/kube-proxy.yaml.j2", "cpu: 100m", "cpu: 110m")?;
+    stage.amend("compute/kube-proxy.yaml.j2", "cpu: 50m", "cpu: 110m")?;
     let release = publish(stage, &stage.context, COMPUTE).await?;
     stage.until_release(COMPUTE, release).await?;
     said("the store is back, and every node has adopted the next release");
