@@ -184,8 +184,14 @@ fn as_json(groups: &[GroupStatus], expiries: &[Expiry], now: Timestamp) -> Value
             "published": g.published,
             "good": g.good,
             "metadata_expires": g.expires,
+            "signing_keys_half_changed": g.handover,
             "nodes": nodes,
         })
     };
-    Value::Array(groups.iter().map(group).collect())
+    let expiries: Vec<Value> = expiries
+        .iter()
+        .map(|e| json!({"what": e.what, "at": e.at, "soon": e.is_soon(now)}))
+        .collect();
+    let groups: Vec<Value> = groups.iter().map(group).collect();
+    json!({"groups": groups, "expires": expiries})
 }
