@@ -86,10 +86,17 @@ mod tests {
         let all = expiries(&keyring, &[("secure".parse().unwrap(), metadata)]);
         let pki = keyring.pki.as_ref().unwrap();
         assert_eq!(all.len(), pki.authorities.len() + pki.leaves.len() + 2);
-        let first: Vec<_> = all.iter().take(2).map(|e| (e.at, e.what.as_str())).collect();
+        let first: Vec<_> = all
+            .iter()
+            .take(2)
+            .map(|e| (e.at, e.what.as_str()))
+            .collect();
         assert_eq!(
             first,
-            [(days(29), "root of group secure"), (days(40), "signatures of group secure")]
+            [
+                (days(29), "root of group secure"),
+                (days(40), "signatures of group secure")
+            ]
         );
         assert!(all[0].is_soon(now) && !all[1].is_soon(now));
         assert!(all[1].is_soon(days(11)) && all[1].is_soon(days(400)));

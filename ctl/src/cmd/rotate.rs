@@ -174,7 +174,8 @@ impl RotateArgs {
     }
 }
 
-const TOKENS_HINT: &str = "the token was not replaced (if a replacement is under way, end it first: --retire)";
+const TOKENS_HINT: &str =
+    "the token was not replaced (if a replacement is under way, end it first: --retire)";
 
 fn choices(waivers: Waivers, without_waiting: bool) -> Choices {
     Choices {
@@ -290,7 +291,8 @@ fn show(rows: &[Row]) {
         table.add_row([
             row.subject.to_string(),
             word(row.step).to_owned(),
-            row.since.map_or_else(|| "-".to_owned(), |t| format!("{t:.0}")),
+            row.since
+                .map_or_else(|| "-".to_owned(), |t| format!("{t:.0}")),
             row.next.to_string(),
             waits.join("\n"),
         ]);

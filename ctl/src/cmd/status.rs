@@ -67,7 +67,9 @@ impl StatusArgs {
         let expiries = expiries(&keyring.content, &metadata);
         match self.output {
             Format::Json => {
-                output::line(serde_json::to_string_pretty(&as_json(&all, &expiries, now))?);
+                output::line(serde_json::to_string_pretty(&as_json(
+                    &all, &expiries, now,
+                ))?);
             }
             Format::Text => {
                 all.iter().for_each(|g| show(g, now));
@@ -94,10 +96,7 @@ fn show_expiries(expiries: &[Expiry], now: Timestamp) {
         return;
     };
     if !first.is_soon(now) {
-        output::line(format!(
-            "expires first: {}, at {:.0}",
-            first.what, first.at
-        ));
+        output::line(format!("expires first: {}, at {:.0}", first.what, first.at));
     }
     for soon in expiries.iter().filter(|e| e.is_soon(now)) {
         let verb = if soon.at < now {

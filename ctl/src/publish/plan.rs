@@ -101,8 +101,14 @@ async fn checked(
 /// Whether a step of a rotation that concerns the group came after what is published. Then there is a new release even
 /// where no file differs, since its manifests leave out what the step changes: the next step waits for one.
 fn step_is_due(keyring: &Keyring, group: &GroupName, current: Option<&ReleaseTarget>) -> bool {
-    let steps = keyring.content.pki.iter().flat_map(|p| p.rotations.values());
-    let newest = steps.filter(|s| s.groups.contains(group)).map(|s| s.keyring);
+    let steps = keyring
+        .content
+        .pki
+        .iter()
+        .flat_map(|p| p.rotations.values());
+    let newest = steps
+        .filter(|s| s.groups.contains(group))
+        .map(|s| s.keyring);
     let published = current.map(|c| c.custom.keyring.version);
     newest.max() > published
 }

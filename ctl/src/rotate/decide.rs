@@ -295,10 +295,7 @@ mod tests {
         let pki = after(ETCD, &[Action::Stage]);
         let ask = |e: &Evidence| obstacles(ETCD, Action::Promote, &pki, e, now());
 
-        let all = secure(
-            &[(7, 4), (8, 5)],
-            vec![node("a", 8, 10), node("b", 9, 10)],
-        );
+        let all = secure(&[(7, 4), (8, 5)], vec![node("a", 8, 10), node("b", 9, 10)]);
         assert!(ask(&all).is_empty());
         let unpublished = secure(&[(6, 3), (7, 4)], vec![node("a", 7, 10)]);
         assert_eq!(ask(&unpublished), [Obstacle::NotPublished(group("secure"))]);

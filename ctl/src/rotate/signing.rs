@@ -59,7 +59,8 @@ pub async fn rotate_signing(
         let group = group.clone();
         keyring::modify(context, move |content| {
             let keys = content.groups.get_mut(&group);
-            let keys = keys.with_context(|| format!("the keyring has no keys for group {group}"))?;
+            let keys =
+                keys.with_context(|| format!("the keyring has no keys for group {group}"))?;
             if *keys == to {
                 return Ok(false);
             }

@@ -159,7 +159,9 @@ pub fn earliest_expiry(file: &[u8]) -> Option<Timestamp> {
     let embedded = text.match_indices(EMBEDDED).filter_map(|(at, _)| {
         let rest = text.get(at..)?;
         let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "+/=".contains(c)));
-        let pem = STANDARD.decode(rest.get(..end.unwrap_or(rest.len()))?).ok()?;
+        let pem = STANDARD
+            .decode(rest.get(..end.unwrap_or(rest.len()))?)
+            .ok()?;
         first(&pem)
     });
     embedded.chain(first(file)).min()
