@@ -63,9 +63,9 @@ tools: ## install cargo-deny, compiled from source (several minutes)
 test: setup ## run every test of the workspace
 	cargo build --locked --workspace
 	@if cargo nextest --version >/dev/null 2>&1; then \
-	  set -x; cargo nextest run --locked --workspace; \
+	  set -x; cargo nextest run --locked --workspace --no-fail-fast; \
 	else \
-	  set -x; cargo test --locked --workspace; \
+	  set -x; cargo test --locked --workspace --no-fail-fast; \
 	fi
 
 # A tool that is not there is said loudly; with PLATFORM_REQUIRE_TOOLS=1 it fails.

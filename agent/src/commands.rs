@@ -15,8 +15,9 @@ use crate::config::{Config, ConfigError};
 use crate::disk::{DiskError, verify_offline};
 use crate::engine::{Agent, Ended, Outcome};
 use crate::hold::HoldFile;
+use crate::metrics::Metrics;
 use crate::systemd::ServiceManager;
-use crate::{http, parts};
+use crate::{http, parts, starting};
 
 /// How the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,12 +75,31 @@ impl Exit {
 
 async fn run(config: &Config) -> anyhow::Result<Exit> {
     let shutdown = on_signal().context("cannot listen for signals")?;
+    // First of all: what keeps the agent from starting is to be seen there as well.
+    let metrics = Metrics::new(config.poll_interval);
+    let server = config.metrics_listen.map(|address| {
+        let metrics = metrics.clone();
+        tokio::spawn(async move {
+            http::serve(address, metrics).await;
+        })
+    });
     let mut service_manager = ServiceManager::from_environment();
     let Some(facts) = parts::wait_for_facts(config, &mut service_manager, shutdown.clone()).await
     else {
         return Ok(Exit::Done);
     };
-    let mut parts = parts::open(config, facts).await?;
+    let node = facts.id.clone();
+    let mut parts = match parts::open(config, facts, metrics.clone()).await {
+        Ok(parts) => parts,
+        Err(error) => {
+            // Who misused the machine reads standard error, and must not overwrite the status of the agent that runs.
+            if exit_of(&error) == Exit::Failed {
+                // Boxed: rarely needed, and large.
+                Box::pin(starting::failed(config, node, &metrics, &error, shutdown)).await;
+            }
+            return Err(error);
+        }
+    };
     parts.service_manager = service_manager;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -90,12 +110,6 @@ async fn run(config: &Config) -> anyhow::Result<Exit> {
         release = ?parts.disk.release(),
         "platform-agent"
     );
-    let server = config.metrics_listen.map(|address| {
-        let metrics = parts.metrics.clone();
-        tokio::spawn(async move {
-            http::serve(address, metrics).await;
-        })
-    });
     let ended = Agent::new(parts).run(shutdown).await;
     if let Some(server) = server {
         server.abort();
@@ -124,7 +138,8 @@ fn on_signal() -> std::io::Result<watch::Receiver<bool>> {
 
 async fn once(config: &Config) -> anyhow::Result<Exit> {
     let facts = parts::facts(config)?;
-    let mut agent = Agent::new(parts::open(config, facts).await?);
+    let metrics = Metrics::new(config.poll_interval);
+    let mut agent = Agent::new(parts::open(config, facts, metrics).await?);
     let outcome = agent.once().await;
     let release = match agent.release() {
         Some(n) => format!("release {n}"),
@@ -150,7 +165,7 @@ async fn once(config: &Config) -> anyhow::Result<Exit> {
 fn verify(config: &Config) -> anyhow::Result<Exit> {
     let seen = verify_offline(&parts::paths(config))?;
     for drift in &seen.drift {
-        say(&format!("{}: {:?}", drift.path, drift.kind).to_lowercase())?;
+        say(&format!("{}: {}", drift.path, drift.kind))?;
     }
     for foreign in &seen.foreign {
         say(&format!("{foreign}: not the agent's"))?;

@@ -54,7 +54,7 @@ impl HoldFile {
     pub fn in_force(&self, now: Timestamp) -> Option<Hold> {
         let unreadable = |why: String| Hold {
             reason: format!("{} cannot be read: {why}", self.path.display()),
-            since: now,
+            since: self.placed_at().unwrap_or(now),
             until: None,
         };
         let hold = match std::fs::read(&self.path) {
@@ -68,6 +68,14 @@ impl HoldFile {
             Some(until) if until <= now => None,
             _ => Some(hold),
         }
+    }
+}
+
+impl HoldFile {
+    /// When the file was last written: a time that does not move between two looks.
+    fn placed_at(&self) -> Option<Timestamp> {
+        let modified = std::fs::metadata(&self.path).ok()?.modified().ok()?;
+        Timestamp::try_from(modified).ok()
     }
 }
 
@@ -109,5 +117,11 @@ mod tests {
         std::fs::write(dir.path().join("hold.json"), "{").unwrap();
         let held = HoldFile::in_directory(dir.path()).in_force(at(1)).unwrap();
         assert!(held.reason.contains("cannot be read"), "{}", held.reason);
+        let later = HoldFile::in_directory(dir.path()).in_force(at(99));
+        assert_eq!(
+            later,
+            Some(held),
+            "the same hold, however often it is looked at"
+        );
     }
 }

@@ -33,6 +33,7 @@ pub mod http;
 pub mod kubelet;
 pub mod metrics;
 pub mod parts;
+pub mod starting;
 pub mod status;
 pub mod systemd;
 pub mod trouble;

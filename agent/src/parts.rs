@@ -1,12 +1,13 @@
 //! The engine's parts, made from the configuration.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use aws_credential_types::Credentials;
-use shared::store::{ObjectStore, S3Store, aws_config_loader};
-use shared::trust::TrustStore;
+use shared::store::{ObjectStore, S3Store, SdkConfig, aws_config_loader};
+use shared::trust::{TrustStore, TrustStoreError};
 use shared::wrap::{KeyWrap, KmsWrap, LocalWrap};
 use tokio::sync::watch;
 
@@ -40,20 +41,16 @@ pub fn paths(config: &Config) -> NodePaths {
 ///
 /// # Errors
 /// What cannot be opened or read, naming the file; a [`crate::disk::DiskError`] of the disk is in the chain.
-pub async fn open(config: &Config, facts: NodeFacts) -> anyhow::Result<Parts> {
+pub async fn open(config: &Config, facts: NodeFacts, metrics: Metrics) -> anyhow::Result<Parts> {
     let disk = Disk::open(
         paths(config),
         config.environment.clone(),
         config.group.clone(),
     )?;
-    let baked = std::fs::read(&config.trusted_root).with_context(|| {
-        format!(
-            "cannot read the trusted root {}",
-            config.trusted_root.display()
-        )
-    })?;
-    let trust = TrustStore::open(&disk.paths().trust(), &baked)?;
-    let (store, key_wrap) = clients(config).await?;
+    let trust = trust(config, &disk.paths().trust())?;
+    let sdk = sdk(config).await?;
+    let store = Arc::new(S3Store::new(&sdk, &config.bucket));
+    let key_wrap = key_wrap(config, &sdk)?;
     let host = host(config, &facts)?;
     let watched = vec![
         disk.paths().manifests(),
@@ -74,7 +71,7 @@ pub async fn open(config: &Config, facts: NodeFacts) -> anyhow::Result<Parts> {
         disk,
         trust,
         drift: DriftWatch::new(watched),
-        metrics: Metrics::new(config.poll_interval),
+        metrics,
         service_manager: ServiceManager::from_environment(),
         host,
     })
@@ -146,7 +143,31 @@ fn host(config: &Config, facts: &NodeFacts) -> anyhow::Result<Host> {
     })
 }
 
-async fn clients(config: &Config) -> anyhow::Result<(Arc<dyn ObjectStore>, Arc<dyn KeyWrap>)> {
+/// The metadata trusted so far. The root that came with the machine is looked at only where there is none yet: its file
+/// may be gone since, and the newer root is the one to trust.
+fn trust(config: &Config, directory: &Path) -> anyhow::Result<TrustStore> {
+    match TrustStore::open_existing(directory) {
+        Err(TrustStoreError::NoRoot(_)) => {}
+        opened => return Ok(opened?),
+    }
+    let baked = std::fs::read(&config.trusted_root).with_context(|| {
+        format!(
+            "cannot read the trusted root {}",
+            config.trusted_root.display()
+        )
+    })?;
+    Ok(TrustStore::open(directory, &baked)?)
+}
+
+/// The bucket alone.
+///
+/// # Errors
+/// Credentials that cannot be read.
+pub async fn store(config: &Config) -> anyhow::Result<Arc<dyn ObjectStore>> {
+    Ok(Arc::new(S3Store::new(&sdk(config).await?, &config.bucket)))
+}
+
+async fn sdk(config: &Config) -> anyhow::Result<SdkConfig> {
     let mut loader = aws_config_loader(&config.region, config.endpoint_url.as_deref());
     if let Some(path) = &config.credentials_file {
         let pair = StoreCredentials::load(path)?;
@@ -159,12 +180,14 @@ async fn clients(config: &Config) -> anyhow::Result<(Arc<dyn ObjectStore>, Arc<d
             "credentials_file",
         ));
     }
-    let sdk = loader.load().await;
-    let key_wrap: Arc<dyn KeyWrap> = match &config.key_wrap {
+    Ok(loader.load().await)
+}
+
+fn key_wrap(config: &Config, sdk: &SdkConfig) -> anyhow::Result<Arc<dyn KeyWrap>> {
+    Ok(match &config.key_wrap {
         KeyWrapConfig::AwsKms { key_id } => {
-            Arc::new(KmsWrap::new(aws_sdk_kms::Client::new(&sdk), key_id.clone()))
+            Arc::new(KmsWrap::new(aws_sdk_kms::Client::new(sdk), key_id.clone()))
         }
         KeyWrapConfig::LocalFile { path } => Arc::new(LocalWrap::from_file(path)?),
-    };
-    Ok((Arc::new(S3Store::new(&sdk, &config.bucket)), key_wrap))
+    })
 }

@@ -28,6 +28,14 @@ pub enum Source {
     Update,
     /// Metadata that has expired.
     Expiry,
+    /// The group's key, with which the status is authenticated.
+    GroupKey,
+    /// Remembering when a release was adopted.
+    TimeMemory,
+    /// Looking for files in the manifest directory that are not the agent's.
+    Foreign,
+    /// Removing what earlier releases left.
+    Leftovers,
 }
 
 /// The troubles there are.
@@ -55,7 +63,7 @@ impl Troubles {
         let error = StatusError {
             phase,
             kind: kind.to_owned(),
-            message: message.chars().take(MESSAGE_CHARACTERS).collect(),
+            message: shortened(&message),
             since,
         };
         self.current.insert(source, error);
@@ -78,6 +86,12 @@ impl Troubles {
     pub fn of(&self, source: Source) -> Option<&StatusError> {
         self.current.get(&source)
     }
+}
+
+/// A message, cut to what a status has room for.
+#[must_use]
+pub fn shortened(message: &str) -> String {
+    message.chars().take(MESSAGE_CHARACTERS).collect()
 }
 
 /// An error and its causes, outermost first, on one line. A cause whose text the text before it repeats (not every

@@ -1,4 +1,4 @@
-//! SHA-256 as a value, and HMAC-SHA256 with a group's key.
+//! SHA-256 as a value.
 
 use std::fmt;
 use std::io;

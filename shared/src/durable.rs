@@ -32,7 +32,8 @@ impl Attributes {
     }
 }
 
-/// A durable write that failed; the destination is as it was before.
+/// A durable write that failed. Up to the rename the destination is as it was before; only where syncing the directory
+/// failed is the new file there already, and perhaps not for good.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {step} {path}")]
 pub struct DurableError {
@@ -156,7 +157,16 @@ impl Staged {
         &self,
         work: impl FnOnce(&Path) -> Result<(), DurableError>,
     ) -> Result<(), DurableError> {
-        self.temporary.as_deref().map_or(Ok(()), work)
+        // The caller knows the file; the temporary has another name at each attempt, and a status that names it would
+        // be another status.
+        let of_the_file = |error: DurableError| DurableError {
+            path: self.path.clone(),
+            ..error
+        };
+        self.temporary
+            .as_deref()
+            .map_or(Ok(()), work)
+            .map_err(of_the_file)
     }
 }
 
@@ -417,6 +427,14 @@ mod tests {
         assert_eq!(error.step, "rename into place");
         assert!(path.is_dir());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_error_names_the_file_and_not_its_temporary() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("absent/a.yaml");
+        let error = write_file(&path, b"x", Attributes::mode(0o600)).unwrap_err();
+        assert_eq!((error.step, error.path), ("create", path));
     }
 
     #[test]

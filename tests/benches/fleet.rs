@@ -110,7 +110,8 @@ async fn measure(stand: &Stand, nodes: usize, filling: Filling) -> anyhow::Resul
     let between = Duration::from_secs(POLL_SECONDS) / u32::try_from(nodes)?;
     for at in 0..nodes {
         let config = Config::load(&stand.node(&format!("node-{at:04}"), &settings)?)?;
-        let parts = parts::open(&config, parts::facts(&config)?).await?;
+        let metrics = Metrics::new(config.poll_interval);
+        let parts = parts::open(&config, parts::facts(&config)?, metrics).await?;
         meters.push(parts.metrics.clone());
         fleet.spawn(Agent::new(parts).run(stopped.clone()));
         sleep(between).await;

@@ -1,5 +1,7 @@
 //! moto as a process: S3 and KMS as another implementation answers them.
 
+mod desk;
+
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -12,6 +14,8 @@ use shared::store::{S3Store, aws_config_loader};
 use shared::wrap::KmsWrap;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
+
+pub use desk::{BUCKET, with_credentials};
 
 use crate::tools;
 

@@ -426,7 +426,8 @@ async fn a_removed_manifest_goes_with_its_secrets() -> Result {
     };
     let scene = Scene::set_with(async |operator| write_pod(operator, COMPUTE, &pod)).await?;
     let mut node = scene.node(COMPUTE, "compute-1")?;
-    node.start()?;
+    // Nobody runs the pod: it need not be given time to end.
+    node.start_with(&[(agent::failpoints::CLEAN_AT_ONCE_VARIABLE, "1")])?;
     node.until_release(1).await?;
     let secrets = node.kubernetes().join("secrets/web");
     assert!(node.manifests().join("web.yaml").is_file());
@@ -435,6 +436,7 @@ async fn a_removed_manifest_goes_with_its_secrets() -> Result {
     remove_pod(&scene.operator, COMPUTE, "web")?;
     assert_eq!(scene.publish(COMPUTE).await?, 2);
     node.until_release(2).await?;
+    node.until_polled(2).await?;
     assert!(!node.manifests().join("web.yaml").exists());
     let left = fs::read_dir(&secrets).map_or(0, Iterator::count);
     assert_eq!(left, 0, "a secret outlives its pod");

@@ -5,56 +5,18 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use platform_tests::faulty_proxy::FaultyProxy;
-use platform_tests::moto::{ACCESS_KEY, Moto, REGION, SECRET_KEY};
+use platform_tests::moto::{ACCESS_KEY, BUCKET, Moto, REGION, SECRET_KEY, with_credentials};
 use platform_tests::node::{Node, NodeKeyWrap, NodeSettings, PATIENCE};
 use platform_tests::scene::until;
-use platform_tests::workspace::{group, platformctl, write_manifests};
+use platform_tests::workspace::{group, platformctl};
 use tempfile::TempDir;
-
-const BUCKET: &str = "example-dev-secrets";
-
-/// The environment on AWS, every key filled in; moto takes AWS's place.
-fn environment(endpoint: &str, key: &str) -> String {
-    format!(
-        r#"aws_account              = "123456789012"
-aws_region               = "{REGION}"
-aws_endpoint_url         = "{endpoint}"
-compute_asg_grace_period = "10"
-compute_asg_max          = "5"
-compute_asg_min          = "1"
-compute_flavor           = "t3.medium"
-coreos_image             = "ami-0123456789abcdef0"
-dns_zone_name            = "example.com"
-environment              = "dev"
-etcd_flavor              = "t3.medium"
-kms_master_id            = "{key}"
-kubeapi_access_list      = "192.0.2.0/24"
-platform                 = "kube"
-secrets_bucket_name      = "{BUCKET}"
-secure_asg_max           = "4"
-secure_asg_min           = "3"
-ssh_access_list          = "192.0.2.10"
-terraform_bucket_name    = "example-dev-terraform"
-"#
-    )
-}
 
 /// platformctl with AWS's own variables, and nothing of this machine's configuration.
 async fn run(directory: &Path, verb: &str) -> anyhow::Result<Output> {
     let mut command = platformctl(directory);
-    command
-        .args([verb, "-e", "dev"])
-        .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-        .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .env("AWS_CONFIG_FILE", directory.join("no-config"))
-        .env(
-            "AWS_SHARED_CREDENTIALS_FILE",
-            directory.join("no-credentials"),
-        )
-        .env_remove("AWS_PROFILE");
+    with_credentials(command.args([verb, "-e", "dev"]), directory);
     Ok(tokio::task::spawn_blocking(move || command.output()).await??)
 }
 
@@ -84,19 +46,9 @@ async fn a_release_wrapped_by_kms_is_adopted_with_one_call_to_it() -> anyhow::Re
     let Some(moto) = Moto::start().await? else {
         return Ok(());
     };
-    moto.s3()
-        .await
-        .create_bucket()
-        .bucket(BUCKET)
-        .send()
-        .await?;
-    let made = moto.kms().await.create_key().send().await?;
-    let key = made.key_metadata.context("a key")?.key_id;
-    let operator = TempDir::new()?;
-    write_manifests(operator.path())?;
-    fs::create_dir(operator.path().join("environments"))?;
-    let text = environment(&moto.endpoint(), &key);
-    fs::write(operator.path().join("environments/dev.tfvars"), text)?;
+    moto.create_bucket().await?;
+    let key = moto.create_key().await?;
+    let operator = moto.lay_out(&key)?;
     publish(operator.path()).await?;
 
     // The proxy breaks nothing: it counts.
@@ -161,10 +113,10 @@ async fn a_release_wrapped_by_kms_is_adopted_with_one_call_to_it() -> anyhow::Re
     ensure!(node.terminate().await?.code() == Some(0));
 
     // A node that is pinned to another key opens nothing, and asks nobody to.
-    let other = moto.kms().await.create_key().send().await?;
+    let other = moto.create_key().await?;
     let pinned = NodeSettings {
         name: "AROAEXAMPLE:i-00000000000000000".to_owned(),
-        key_wrap: NodeKeyWrap::AwsKms(other.key_metadata.context("a key")?.key_id),
+        key_wrap: NodeKeyWrap::AwsKms(other),
         ..settings
     };
     let node = Node::lay_out(&directory.path().join("pinned"), pinned)?;

@@ -31,6 +31,9 @@ const MOST_PASSES: usize = 40;
 
 const RANDOM_KILLS: usize = 60;
 
+/// No pod of the model has a grace period: what it used is removed at once, so that this is a step like any other.
+const CLEAN_AT_ONCE: (&str, &str) = (agent::failpoints::CLEAN_AT_ONCE_VARIABLE, "1");
+
 const SEED: u64 = 20_260_822;
 
 const WEB: Pod<'_> = Pod {
@@ -208,6 +211,14 @@ async fn adopt(node: &Node, says: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// One pass to its end.
+async fn undisturbed(node: &mut Node) -> anyhow::Result<()> {
+    node.spawn("once", &[CLEAN_AT_ONCE])?;
+    let ended = node.ended(PATIENCE).await?;
+    ensure!(ended.success(), "{}: {ended}\n{}", node.name(), node.log()?);
+    Ok(())
+}
+
 fn temporaries(directory: &Path) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -307,7 +318,10 @@ async fn killed_at(stage: &Stage, case: &Case) -> anyhow::Result<bool> {
     };
     let (mut node, kubelet) = stage.watched(from, &name)?;
     let kill_at = case.kill_at();
-    let environment = [(agent::failpoints::VARIABLE, kill_at.as_str())];
+    let environment = [
+        (agent::failpoints::VARIABLE, kill_at.as_str()),
+        CLEAN_AT_ONCE,
+    ];
     node.spawn("once", &environment)?;
     let status = node.ended(PATIENCE).await?;
     let reached = std::os::unix::process::ExitStatusExt::signal(&status).is_some();
@@ -322,14 +336,12 @@ async fn killed_at(stage: &Stage, case: &Case) -> anyhow::Result<bool> {
         node.ended(PATIENCE).await?;
         if case.nth == 1 {
             // The daemon, as systemd starts it again.
-            node.start()?;
+            node.start_with(&[CLEAN_AT_ONCE])?;
             node.until_release(2).await.with_context(|| name.clone())?;
             let ended = node.terminate().await?;
             ensure!(ended.code() == Some(0), "{name}: {ended}");
-        } else {
-            let once = node.run_verb("once", &[]).await?;
-            ensure!(once.status.success(), "{name}: {once:?}");
         }
+        undisturbed(&mut node).await?;
     }
     let allowed = if case.first_adoption {
         Allowed::releases([&stage.n_plus_1])
@@ -416,7 +428,7 @@ async fn killed_at_random_moments() -> anyhow::Result<()> {
         .map(|(at, moment)| async move {
             let name = format!("random-{at}");
             let (mut node, kubelet) = stage.watched(&stage.before, &name)?;
-            node.spawn("once", &[])?;
+            node.spawn("once", &[CLEAN_AT_ONCE])?;
             tokio::time::sleep(moment).await;
             let in_time = node.is_running();
             node.kill().await?;
@@ -425,11 +437,9 @@ async fn killed_at_random_moments() -> anyhow::Result<()> {
             } else {
                 "after the end"
             };
-            let once = node.run_verb("once", &[]).await?;
-            ensure!(
-                once.status.success(),
-                "{name}, killed after {moment:?}: {once:?}"
-            );
+            undisturbed(&mut node)
+                .await
+                .with_context(|| format!("{name}, killed after {moment:?}"))?;
             let allowed = Allowed::releases([&stage.n, &stage.n_plus_1]);
             let case = format!("{name}, killed after {moment:?}");
             stage

@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 use platform_tests::faulty_proxy::{Fault, FaultyProxy};
 use platform_tests::node::{Node, PATIENCE, eventually};
-use platform_tests::scene::{COMPUTE, Scene};
+use platform_tests::scene::{COMPUTE, Pod, Scene, write_pod};
 use shared::documents::NodeStatus;
 
 type Result = anyhow::Result<()>;
@@ -84,7 +84,10 @@ struct Rig {
 
 /// `part` of the node's directory is the mount's.
 async fn rig(part: &str) -> anyhow::Result<Option<Rig>> {
-    let scene = Scene::set().await?;
+    rig_on(Scene::set().await?, part).await
+}
+
+async fn rig_on(scene: Scene, part: &str) -> anyhow::Result<Option<Rig>> {
     let directory = scene.nodes_directory().join("compute-1");
     let Some(mount) = Mount::tmpfs(&directory.join(part), "2m")? else {
         return Ok(None);
@@ -109,6 +112,10 @@ impl Rig {
             .operator
             .amend("compute/kube-proxy.yaml.j2", "cpu: 50m", "cpu: 60m")?;
         ensure!(self.scene.publish(COMPUTE).await? == 2);
+        self.is_refused(kind, &before).await
+    }
+
+    async fn is_refused(&self, kind: &str, before: &BTreeMap<PathBuf, Vec<u8>>) -> Result {
         let named = |status: &NodeStatus| status.error.as_ref().is_some_and(|e| e.kind == kind);
         let what = format!("its error is {kind}");
         let status = self.scene.until_status(&self.node, &what, named).await?;
@@ -130,7 +137,7 @@ impl Rig {
         ensure!(status.release.map(|r| r.get()) == Some(1));
         self.node.until_polled(3).await?;
         ensure!(
-            files(&self.node)? == before,
+            files(&self.node)? == *before,
             "the release on the disk did not stay"
         );
         Ok(())
@@ -169,6 +176,36 @@ async fn a_full_disk_under_the_manifests() -> Result {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_under_the_state() -> Result {
     a_full_disk("state").await
+}
+
+const WEB: Pod<'_> = Pod {
+    file: "web",
+    name: "web",
+    image: "registry.example/web:1",
+    secrets: &[],
+    host_port: None,
+};
+
+/// A pod under another name has to end before its heir is written: not while the heir has no room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_ends_no_pod_that_is_renamed() -> Result {
+    let scene = Scene::set_with(async |operator| write_pod(operator, COMPUTE, &WEB)).await?;
+    let Some(rig) = rig_on(scene, "root/etc/kubernetes").await? else {
+        return Ok(());
+    };
+    let before = files(&rig.node)?;
+    let ballast = rig.mount.fill()?;
+    let manifest = "compute/web.yaml.j2";
+    rig.scene
+        .operator
+        .amend(manifest, "name: web\n", "name: web-next\n")?;
+    ensure!(rig.scene.publish(COMPUTE).await? == 2);
+    rig.is_refused("no_space", &before).await?;
+    fs::remove_file(ballast)?;
+    rig.node.until_release(2).await?;
+    let manifest = fs::read_to_string(rig.node.manifests().join("web.yaml"))?;
+    ensure!(manifest.contains("web-next"), "{manifest}");
+    Ok(())
 }
 
 async fn a_read_only_disk(part: &str) -> Result {
@@ -352,4 +389,44 @@ async fn a_restart_on_a_full_disk_loses_nothing() -> Result {
     ensure!(files(&rig.node)? == before);
     fs::remove_file(ballast)?;
     rig.adopts_by_itself().await
+}
+
+/// What keeps an agent from starting is seen where every other failure is, and the process ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_is_seen_from_outside() -> Result {
+    let scene = Scene::set().await?;
+    let mut node = scene.node(COMPUTE, "compute-1")?;
+    node.start()?;
+    node.until_release(1).await?;
+    node.terminate().await?;
+    let ledger = node.state().join("ledger.json");
+    let whole = fs::read(&ledger)?;
+    let half = whole.get(..whole.len() / 2).context("half a ledger")?;
+    fs::write(&ledger, half)?;
+    let before = files(&node)?;
+    node.start()?;
+    let seen = eventually("the failure is counted", PATIENCE, async || {
+        ensure!(node.errors("starting", "ledger_damaged").await? > 0.0);
+        Ok(())
+    });
+    seen.await?;
+    let named = |status: &NodeStatus| {
+        let kind = status.error.as_ref().map(|error| error.kind.as_str());
+        status.phase == shared::documents::Phase::Starting && kind == Some("ledger_damaged")
+    };
+    scene.until_status(&node, "it cannot start", named).await?;
+    let ended = node.ended(PATIENCE).await?;
+    ensure!(ended.code() == Some(1), "{ended}");
+    ensure!(files(&node)? == before);
+
+    // What came with the machine is not needed any more once a root is kept.
+    fs::write(&ledger, whole)?;
+    let baked = node.config().with_file_name("root.json");
+    fs::remove_file(baked)?;
+    node.start()?;
+    node.until_polled(1).await?;
+    scene
+        .until_status(&node, "all is well", |s| s.error.is_none())
+        .await?;
+    Ok(())
 }

@@ -5,21 +5,19 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use bytes::Bytes;
 use ctl::context::{Context, Workspace};
 use ctl::diff::published_release;
 use ctl::publish::{Choices, Publication, PublishRace, STEPS, plan, read_published};
 use ctl::{keyring, output};
-use platform_tests::moto::{ACCESS_KEY, Moto, REGION, SECRET_KEY};
+use platform_tests::moto::{BUCKET, Moto, with_credentials};
 use platform_tests::tools;
-use platform_tests::workspace::{group, platformctl, refresh_as_node, write_manifests};
+use platform_tests::workspace::{group, platformctl, refresh_as_node};
 use shared::store::{PutCondition, StoreErrorKind};
 use shared::wrap::{KeyWrap as _, KmsWrap, WrapContext, WrapError};
 use tempfile::TempDir;
-
-const BUCKET: &str = "example-dev-secrets";
 
 /// Reads a group's bundle and its wrapped identity with nothing of ours, and has KMS unwrap it.
 const BREAK_GLASS: &str = r#"
@@ -43,48 +41,6 @@ for file, data in (("identity", plain), ("bundle", read(f"groups/{group}/targets
 print(json.dumps(sorted(o["Key"] for o in s3.list_objects_v2(Bucket=bucket)["Contents"])))
 "#;
 
-async fn create_bucket(moto: &Moto) {
-    let s3 = moto.s3().await;
-    s3.create_bucket().bucket(BUCKET).send().await.unwrap();
-}
-
-async fn create_key(moto: &Moto) -> String {
-    let made = moto.kms().await.create_key().send().await.unwrap();
-    made.key_metadata.unwrap().key_id
-}
-
-/// A working directory of an environment on AWS, every key filled in.
-fn lay_out(moto: &Moto, key: &str) -> TempDir {
-    let directory = TempDir::new().unwrap();
-    write_manifests(directory.path()).unwrap();
-    fs::create_dir(directory.path().join("environments")).unwrap();
-    let text = format!(
-        r#"aws_account              = "123456789012"
-aws_region               = "{REGION}"
-aws_endpoint_url         = "{}"
-compute_asg_grace_period = "10"
-compute_asg_max          = "5"
-compute_asg_min          = "1"
-compute_flavor           = "t3.medium"
-coreos_image             = "ami-0123456789abcdef0"
-dns_zone_name            = "example.com"
-environment              = "dev"
-etcd_flavor              = "t3.medium"
-kms_master_id            = "{key}"
-kubeapi_access_list      = "192.0.2.0/24"
-platform                 = "kube"
-secrets_bucket_name      = "{BUCKET}"
-secure_asg_max           = "4"
-secure_asg_min           = "3"
-ssh_access_list          = "192.0.2.10"
-terraform_bucket_name    = "example-dev-terraform"
-"#,
-        moto.endpoint()
-    );
-    fs::write(directory.path().join("environments/dev.tfvars"), text).unwrap();
-    directory
-}
-
 async fn open(moto: &Moto, directory: &Path) -> Context {
     let workspace = Workspace::open(directory, "dev").unwrap();
     moto.context(workspace).await.unwrap()
@@ -101,26 +57,14 @@ async fn publish(context: &Context) -> anyhow::Result<Vec<Publication>> {
     Ok(done)
 }
 
-fn with_credentials(command: &mut Command, home: &Path) {
-    command
-        .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-        .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-        .env("AWS_DEFAULT_REGION", REGION)
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .env("AWS_CONFIG_FILE", home.join("no-config"))
-        .env("AWS_SHARED_CREDENTIALS_FILE", home.join("no-credentials"))
-        .env_remove("AWS_PROFILE")
-        .stdin(Stdio::null());
-}
-
 #[tokio::test]
 async fn kms_binds_each_release_to_its_environment_group_and_number() {
     let Some(moto) = Moto::start().await.unwrap() else {
         return;
     };
-    create_bucket(&moto).await;
-    let key = create_key(&moto).await;
-    let directory = lay_out(&moto, &key);
+    moto.create_bucket().await.unwrap();
+    let key = moto.create_key().await.unwrap();
+    let directory = moto.lay_out(&key).unwrap();
     let context = open(&moto, directory.path()).await;
     let done = publish(&context).await.unwrap();
     let first =
@@ -178,7 +122,7 @@ async fn kms_binds_each_release_to_its_environment_group_and_number() {
     }
 
     // What names another key is not even asked about, and KMS holds what was asked to the pinned key.
-    let other = KmsWrap::new(moto.kms().await, create_key(&moto).await);
+    let other = KmsWrap::new(moto.kms().await, moto.create_key().await.unwrap());
     let error = other.unwrap(wrapped, &right).await.unwrap_err();
     assert!(matches!(error, WrapError::Key { .. }), "{error:?}");
     let foreign = other
@@ -196,9 +140,9 @@ async fn conditional_writes_hold_and_a_race_has_one_winner() {
     let Some(moto) = Moto::start().await.unwrap() else {
         return;
     };
-    create_bucket(&moto).await;
-    let key = create_key(&moto).await;
-    let directory = lay_out(&moto, &key);
+    moto.create_bucket().await.unwrap();
+    let key = moto.create_key().await.unwrap();
+    let directory = moto.lay_out(&key).unwrap();
     let context = open(&moto, directory.path()).await;
     let put = |text: &'static str, on| context.store.put("probe", Bytes::from(text), on);
     let tag = put("one", PutCondition::Absent).await.unwrap();
@@ -238,9 +182,9 @@ async fn the_binary_publishes_and_anybody_with_kms_can_open_it_without_us() {
     let Some(moto) = Moto::start().await.unwrap() else {
         return;
     };
-    create_bucket(&moto).await;
-    let key = create_key(&moto).await;
-    let directory = lay_out(&moto, &key);
+    moto.create_bucket().await.unwrap();
+    let key = moto.create_key().await.unwrap();
+    let directory = moto.lay_out(&key).unwrap();
     for (verb, code) in [("publish", 0), ("diff", 0), ("publish", 0)] {
         let mut command = platformctl(directory.path());
         with_credentials(command.args([verb, "-e", "dev"]), directory.path());
@@ -300,8 +244,8 @@ async fn what_machines_boot_with_is_built_and_what_they_install_is_there() {
     let Some(moto) = Moto::start().await.unwrap() else {
         return;
     };
-    create_bucket(&moto).await;
-    let directory = lay_out(&moto, &create_key(&moto).await);
+    moto.create_bucket().await.unwrap();
+    let directory = moto.lay_out(&moto.create_key().await.unwrap()).unwrap();
     let agent = directory.path().join("an-agent");
     fs::write(&agent, b"\x7fELF as it goes onto nodes").unwrap();
     let agent = agent.to_str().unwrap();

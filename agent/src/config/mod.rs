@@ -296,7 +296,7 @@ fn kubelet(file: &mut Reader<'_>, has_facts: bool) -> Option<KubeletConfig> {
 
 fn plain_directory(text: String) -> Result<PathBuf, &'static str> {
     let plain = text.starts_with('/') && !text.split('/').any(|part| part == "." || part == "..");
-    match plain && text.trim_matches('/') != "" {
+    match plain && !text.trim_matches('/').is_empty() {
         true => Ok(PathBuf::from(text)),
         false => Err("must be absolute paths of directories, without . and .., not / itself"),
     }

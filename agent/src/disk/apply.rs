@@ -1,13 +1,12 @@
 //! Carrying a plan out, so that a crash between any two steps is finished later.
 //!
 //! The order: the verified copy, the ledger with all that old and new own, secret directories, host files, take-overs,
-//! manifests, removals, the ledger with the new only, and at last what no manifest names. From the second step on
-//! [`Disk::recover`] finishes the release by itself; before it nothing that anyone reads has changed.
-
-use std::collections::BTreeSet;
+//! manifests, removals, the ledger with the new only. From the second step on [`Disk::recover`] finishes the release by
+//! itself; before it nothing that anyone reads has changed. Host files and manifests are all on the disk beside their
+//! places before the first of them is put there or taken away: a disk that is full is found out in time. What no
+//! manifest names any more goes much later ([`Disk::clean`]).
 
 use shared::digest::Sha256Digest;
-use shared::durable;
 use shared::names::ReleaseNumber;
 
 use super::Disk;
@@ -16,7 +15,7 @@ use super::copy;
 use super::error::DiskError;
 use super::ledger::Committed;
 use super::plan::Plan;
-use super::work::{FileOutcome, Outcome, Work, remove_secret_directory};
+use super::work::{FileOutcome, HOST_STEPS, MANIFEST_STEPS, Outcome, Work};
 
 /// The names of the fail points, in the order in which they are passed; those of single files once a file.
 pub const FAIL_POINTS: &[&str] = &[
@@ -27,6 +26,8 @@ pub const FAIL_POINTS: &[&str] = &[
     "apply::secret-directory.before",
     "apply::secret-directory.filled",
     "apply::secret-directory.after",
+    "apply::host.staged",
+    "apply::manifest.staged",
     "apply::host.before",
     "apply::host.after",
     "apply::take-over.before",
@@ -38,9 +39,9 @@ pub const FAIL_POINTS: &[&str] = &[
     "apply::remove.after",
     "apply::commit.before",
     "apply::commit.after",
-    "apply::clean.before",
-    "apply::clean.directory",
-    "apply::clean.after",
+    "clean::before",
+    "clean::directory",
+    "clean::after",
 ];
 
 /// What applying did.
@@ -118,13 +119,7 @@ impl Disk {
             self.ledger = committed;
         }
         (self.at_step)("apply::commit.after")?;
-        for directory in self.clean()? {
-            let path = format!("secrets/{directory}");
-            files.push(FileOutcome {
-                path,
-                outcome: Outcome::Removed,
-            });
-        }
+        self.leftovers_stay = Some(plan.leftovers_stay);
         files.extend(plan.unchanged.iter().map(|path| FileOutcome {
             path: path.to_string(),
             outcome: Outcome::Unchanged,
@@ -138,11 +133,16 @@ impl Disk {
     fn change(&self, checked: &CheckedRelease, plan: &Plan) -> Result<Vec<FileOutcome>, DiskError> {
         let mut work = self.work(checked);
         work.secret_directories(&plan.create_secret_directories)?;
-        work.host_files(&plan.write_host)?;
+        let host_files = work.stage(&plan.write_host, HOST_STEPS)?;
+        let manifests = work.stage(&plan.write_manifests, MANIFEST_STEPS)?;
+        work.publish(host_files, HOST_STEPS)?;
         for take_over in &plan.take_over {
             work.take_over(take_over)?;
         }
-        work.manifests(&plan.write_manifests)?;
+        for pod in &plan.await_end {
+            work.await_end(pod);
+        }
+        work.publish(manifests, MANIFEST_STEPS)?;
         work.remove(&plan.remove_files)?;
         Ok(work.outcomes)
     }
@@ -155,40 +155,6 @@ impl Disk {
             at_step: &self.at_step,
             outcomes: Vec::new(),
         }
-    }
-
-    /// Removes the secret directories that no manifest names, and the copies of other releases.
-    pub(crate) fn clean(&mut self) -> Result<Vec<super::SecretDirectory>, DiskError> {
-        (self.at_step)("apply::clean.before")?;
-        let unused = self.ledger.unused_directories();
-        for directory in &unused {
-            remove_secret_directory(&self.paths, directory)?;
-            (self.at_step)("apply::clean.directory")?;
-        }
-        // Gone for good before the ledger forgets them.
-        let pods: BTreeSet<&str> = unused.iter().map(|d| d.pod.as_str()).collect();
-        for pod in pods {
-            let at = self.paths.secrets().join(pod);
-            let at = if at.is_dir() {
-                at
-            } else {
-                self.paths.secrets()
-            };
-            durable::sync_directory(&at)?;
-        }
-        if let Some(committed) = self.ledger.release {
-            copy::remove_others(&self.paths, committed.release)?;
-        }
-        if !unused.is_empty() {
-            let mut cleaned = self.ledger.clone();
-            cleaned
-                .secret_directories
-                .retain(|owned| !unused.contains(owned));
-            cleaned.save(&self.paths)?;
-            self.ledger = cleaned;
-        }
-        (self.at_step)("apply::clean.after")?;
-        Ok(unused)
     }
 }
 

@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Component, Path};
 
 use jiff::Timestamp;
 use shared::bundle::Release;
 use shared::check::certificate::{CertProblem, check_pem_files};
 use shared::check::manifest::{ManifestProblem, PodSummary, check_manifest};
 use shared::check::secret_dir::{
-    Attributes, SECRETS_ROOT, parse_secret_dir_path, secret_dir_digest,
+    Attributes, SecretMount, is_own_directory, secret_dir_digest, secret_mount,
 };
 use shared::check::set::{SetProblem, check_set};
 use shared::digest::Sha256Digest;
@@ -58,6 +57,8 @@ pub enum CheckProblem {
         field: String,
         /// The path it names.
         path: String,
+        /// What is wrong with it.
+        why: &'static str,
     },
     /// A file for the agent that this agent does not know, or a group key that is none.
     AgentFile {
@@ -170,11 +171,12 @@ fn check_manifests(
     problems.extend(check_set(&pods).into_iter().map(CheckProblem::Set));
     for (file, pod) in &pods {
         for mount in &pod.host_paths {
-            if is_below_secrets(&mount.path) && !names_directory(&mount.path, digests) {
+            if let Some(why) = shows_wrong_secrets(&mount.path, pod, digests) {
                 problems.push(CheckProblem::SecretPath {
                     file: file.clone(),
                     field: mount.field.clone(),
                     path: mount.path.clone(),
+                    why,
                 });
             }
         }
@@ -182,24 +184,27 @@ fn check_manifests(
     pods.into_iter().collect()
 }
 
-/// Whether a path leads to the secrets of pods, however it is spelled.
-fn is_below_secrets(path: &str) -> bool {
-    let plain = |path: &str| -> Vec<String> {
-        let components = Path::new(path).components();
-        components
-            .filter(|c| !matches!(c, Component::CurDir))
-            .map(|c| c.as_os_str().to_string_lossy().into_owned())
-            .collect()
-    };
-    plain(path).starts_with(&plain(SECRETS_ROOT))
-}
-
-fn names_directory(path: &str, digests: &BTreeMap<String, Sha256Digest>) -> bool {
-    parse_secret_dir_path(path).is_some_and(|(pod, digest)| {
-        digests
-            .get(pod)
-            .is_some_and(|wanted| wanted.to_string() == digest)
-    })
+/// What is wrong with mounting a path: a pod sees its own secret directory of this release, and no other secrets.
+fn shows_wrong_secrets(
+    path: &str,
+    to: &PodSummary,
+    digests: &BTreeMap<String, Sha256Digest>,
+) -> Option<&'static str> {
+    match secret_mount(path) {
+        SecretMount::None => None,
+        SecretMount::All => Some("is above the secrets of all pods"),
+        SecretMount::Part => Some("is not a secret directory of this release"),
+        SecretMount::Directory { pod, digest } => {
+            let known = digests.get(pod);
+            if known.is_none_or(|known| known.to_string() != digest) {
+                Some("is not a secret directory of this release")
+            } else if !is_own_directory(pod, &to.name) {
+                Some("is the secret directory of another pod")
+            } else {
+                None
+            }
+        }
+    }
 }
 
 fn check_certificates(release: &Release, now: Timestamp, problems: &mut Vec<CheckProblem>) {
@@ -358,10 +363,12 @@ impl fmt::Display for CheckProblem {
             Self::Manifest { file, problem } => write!(f, "manifests/{file}: {problem}"),
             Self::Set(problem) => problem.fmt(f),
             Self::Certificate(problem) => problem.fmt(f),
-            Self::SecretPath { file, field, path } => write!(
-                f,
-                "manifests/{file}: {field}: {path:?} is not a secret directory of this release"
-            ),
+            Self::SecretPath {
+                file,
+                field,
+                path,
+                why,
+            } => write!(f, "manifests/{file}: {field}: {path:?} {why}"),
             Self::AgentFile { path, why } => write!(f, "{path}: {why}"),
         }
     }

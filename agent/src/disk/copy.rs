@@ -1,6 +1,7 @@
 //! The verified copies: a release's plain content in the state directory, for repair and recovery without the network.
 
 use std::fs;
+use std::path::PathBuf;
 
 use shared::bundle::{Release, pack, unpack};
 use shared::digest::Sha256Digest;
@@ -69,6 +70,19 @@ pub(crate) fn is_intact(paths: &NodePaths, committed: &Committed) -> bool {
 
 /// Removes every copy but one.
 pub(crate) fn remove_others(paths: &NodePaths, keep: ReleaseNumber) -> Result<(), DiskError> {
+    for path in others(paths, keep)? {
+        durable::remove_file(&path)?;
+    }
+    Ok(())
+}
+
+/// Whether there is another copy than this.
+pub(crate) fn others_exist(paths: &NodePaths, keep: ReleaseNumber) -> Result<bool, DiskError> {
+    Ok(!others(paths, keep)?.is_empty())
+}
+
+fn others(paths: &NodePaths, keep: ReleaseNumber) -> Result<Vec<PathBuf>, DiskError> {
+    let mut others = Vec::new();
     let directory = paths.releases();
     let failed = || DiskError::io("list", &directory);
     for entry in fs::read_dir(&directory).map_err(failed())? {
@@ -79,8 +93,8 @@ pub(crate) fn remove_others(paths: &NodePaths, keep: ReleaseNumber) -> Result<()
             .and_then(|stem| stem.parse().ok())
             .and_then(ReleaseNumber::new);
         if number.is_some_and(|number| number != keep) {
-            durable::remove_file(&path)?;
+            others.push(path);
         }
     }
-    Ok(())
+    Ok(others)
 }

@@ -77,12 +77,13 @@ proptest! {
         let mut disk = node.open();
         stop_after(&mut disk, second_crash, drafts);
         // Whether it got to its end does not matter: what it left has to be finished all the same.
-        let _ = disk.recover();
+        let _ = disk.recover().and_then(|_| disk.clean());
         drop(disk);
         node.judge(&[&old, &new]);
 
         let mut disk = node.open();
         disk.recover().unwrap();
+        disk.clean().unwrap();
         if disk.release() == ReleaseNumber::new(1) {
             // It stopped before anything but the copy was written.
             prop_assert!(first.is_err());

@@ -155,7 +155,7 @@ impl Ledger {
     /// Puts the ledger on the disk, durably.
     ///
     /// # Errors
-    /// [`DiskError::Io`]; the old ledger stays then.
+    /// [`DiskError::Io`]; the old ledger stays then, unless only syncing its directory failed.
     pub(crate) fn save(&self, paths: &NodePaths) -> Result<(), DiskError> {
         let path = paths.ledger();
         let encoded = digest(self).and_then(|sha256| {

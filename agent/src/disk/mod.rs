@@ -7,6 +7,7 @@
 
 mod apply;
 mod check;
+mod clean;
 mod compare;
 mod copy;
 mod error;
@@ -25,6 +26,7 @@ mod write;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr as _;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use shared::bundle::{Release, Restart};
@@ -57,6 +59,8 @@ pub struct Disk {
     /// Leftovers of a killed process that opening removed.
     swept: usize,
     fingerprints: Option<observe::Fingerprints>,
+    /// How long what earlier releases left stays; none where nothing is left.
+    leftovers_stay: Option<Duration>,
     pod_end: Box<dyn PodEnd>,
     at_step: AtStep,
 }
@@ -100,12 +104,14 @@ impl Disk {
         write::create_directory(&paths.host(), write::PRIVATE)?;
         write::create_directory(&paths.addons(), write::PUBLIC)?;
         let swept = recover::sweep(&paths)?;
+        let leftovers_stay = clean::found(&paths, &ledger)?;
         Ok(Self {
             paths,
             ledger,
             _lock: lock,
             swept,
             fingerprints: None,
+            leftovers_stay,
             pod_end: Box::new(HostPorts::system()),
             at_step: Box::new(apply::fail_point),
         })
@@ -185,15 +191,7 @@ impl Disk {
     /// # Errors
     /// [`DiskError`] where it can't be read or is no key.
     pub fn group_key(&self) -> Result<Option<GroupKey>, DiskError> {
-        let path = self.paths.group_key();
-        let Some(bytes) = observe::read(&path, GROUP_KEY_BYTES)? else {
-            return Ok(None);
-        };
-        let text = std::str::from_utf8(bytes.expose()).ok();
-        match text.and_then(|text| GroupKey::from_str(text).ok()) {
-            Some(key) => Ok(Some(key)),
-            None => Err(DiskError::GroupKey { path }),
-        }
+        read_group_key(&self.paths)
     }
 
     /// Checks everything in a release that can be wrong, before a byte of it is written.
@@ -228,6 +226,22 @@ impl Disk {
         let (mut observed, _) = observe::observe(&self.paths, files, directories)?;
         observed.pods = observe::observe_pods(&self.paths, &self.ledger)?;
         Ok(observed)
+    }
+}
+
+/// As [`Disk::group_key`], where the disk could not be opened.
+///
+/// # Errors
+/// As [`Disk::group_key`].
+pub fn read_group_key(paths: &NodePaths) -> Result<Option<GroupKey>, DiskError> {
+    let path = paths.group_key();
+    let Some(bytes) = observe::read(&path, GROUP_KEY_BYTES)? else {
+        return Ok(None);
+    };
+    let text = std::str::from_utf8(bytes.expose()).ok();
+    match text.and_then(|text| GroupKey::from_str(text).ok()) {
+        Some(key) => Ok(Some(key)),
+        None => Err(DiskError::GroupKey { path }),
     }
 }
 

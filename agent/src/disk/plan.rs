@@ -1,11 +1,13 @@
 //! What has to be done, decided without touching anything.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use shared::check::manifest::PodSummary;
 use shared::names::{EntryPath, ReleaseNumber};
 
 use super::check::Wanted;
+use super::clean;
 use super::compare::{DriftKind, by_directory, compare_directory, compare_file, same_content};
 use super::error::Obstacle;
 use super::ledger::Ledger;
@@ -32,14 +34,17 @@ pub struct Plan {
     pub write_host: Vec<EntryPath>,
     /// Manifests to remove, and pods to wait for, before any manifest is written.
     pub take_over: Vec<TakeOver>,
+    /// Pods of manifests that are not on the disk, where an interrupted application may have removed what had their
+    /// names or host ports before: whatever holds these must be gone before any manifest is written.
+    pub await_end: Vec<PodSummary>,
     /// Manifests to write, in the order of the index.
     pub write_manifests: Vec<EntryPath>,
     /// Files to remove: owned, and absent from the signed release.
     pub remove_files: Vec<OwnedPath>,
-    /// Secret directories that no manifest will name any more.
-    pub remove_secret_directories: Vec<SecretDirectory>,
     /// Files that are already as they have to be.
     pub unchanged: Vec<OwnedPath>,
+    /// How long what is not needed any more has to stay for the pods that end.
+    pub leftovers_stay: Duration,
 }
 
 impl Plan {
@@ -49,10 +54,11 @@ impl Plan {
             create_secret_directories: Vec::new(),
             write_host: Vec::new(),
             take_over: Vec::new(),
+            await_end: Vec::new(),
             write_manifests: Vec::new(),
             remove_files: Vec::new(),
-            remove_secret_directories: Vec::new(),
             unchanged: Vec::new(),
+            leftovers_stay: Duration::ZERO,
         }
     }
 
@@ -64,7 +70,6 @@ impl Plan {
             && self.take_over.is_empty()
             && self.write_manifests.is_empty()
             && self.remove_files.is_empty()
-            && self.remove_secret_directories.is_empty()
     }
 }
 
@@ -92,6 +97,10 @@ pub(crate) fn plan_around(
     plan_directories(ledger, observed, wanted, &mut plan, &mut obstacles);
     plan_removals(ledger, observed, wanted, &mut plan);
     plan_take_overs(ledger, observed, wanted, &mut plan);
+    if ledger.applying.is_some() {
+        plan.await_end = absent_pods(observed, wanted, &plan.write_manifests);
+    }
+    plan.leftovers_stay = clean::all_ended_within(observed);
     (plan, obstacles)
 }
 
@@ -183,12 +192,6 @@ fn plan_removals(ledger: &Ledger, observed: &Observed, wanted: &Wanted, plan: &m
     let (manifests, others): (Vec<_>, Vec<_>) = goes.cloned().partition(is_manifest);
     plan.remove_files = manifests;
     plan.remove_files.extend(others);
-    let goes = ledger.secret_directories.iter().filter(|directory| {
-        let found = observed.directories.get(directory);
-        !wanted.directories.contains(directory)
-            && matches!(found, Some(DirectoryState::Directory { .. }))
-    });
-    plan.remove_secret_directories = goes.cloned().collect();
 }
 
 /// Two running pods of one name, or with one host port, are what kubelet makes of a plain write here: so the old one goes
@@ -229,6 +232,20 @@ fn plan_take_overs(ledger: &Ledger, observed: &Observed, wanted: &Wanted, plan: 
     plan.remove_files
         .retain(|path| !take_over.iter().any(|taken| taken.path == *path));
     plan.take_over = take_over;
+}
+
+/// The pods of the manifests to write that are not on the disk.
+fn absent_pods(observed: &Observed, wanted: &Wanted, written: &[EntryPath]) -> Vec<PodSummary> {
+    let files = written
+        .iter()
+        .filter_map(|entry| wanted.files.iter().find(|file| file.entry == *entry))
+        .filter(|file| !observed.files.contains_key(&file.owned.path));
+    files
+        .filter_map(|file| match file.owned.path.place() {
+            OwnedPlace::Manifest(name) => wanted.pods.get(name).cloned(),
+            _ => None,
+        })
+        .collect()
 }
 
 fn same_pod(a: &PodSummary, b: &PodSummary) -> bool {

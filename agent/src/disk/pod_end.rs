@@ -9,9 +9,12 @@ use std::time::{Duration, Instant};
 use shared::check::manifest::PodSummary;
 
 /// Kubelet's `fileCheckFrequency`: where inotify fails it, it sees a removal only after so long.
-const LIST_PERIOD: Duration = Duration::from_secs(20);
+pub(crate) const LIST_PERIOD: Duration = Duration::from_secs(20);
 /// Between two looks.
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
+/// Between removing a manifest and writing its heir: where kubelet lists the heir before it has seen the removal's event,
+/// that event ends the heir.
+const SETTLE: Duration = Duration::from_millis(300);
 /// State of a listening TCP socket in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
 
@@ -26,6 +29,9 @@ pub enum PodEnded {
 
 /// Waits for the end of pods.
 pub trait PodEnd: Send + Sync {
+    /// Gives kubelet the time to see that a manifest was removed.
+    fn settle(&self) {}
+
     /// Returns once `pod` no longer holds its host ports, or when its grace period and kubelet's list period are over.
     fn wait(&self, pod: &PodSummary) -> PodEnded;
 }
@@ -91,6 +97,10 @@ impl HostPorts {
 }
 
 impl PodEnd for HostPorts {
+    fn settle(&self) {
+        self.clock.sleep(SETTLE);
+    }
+
     fn wait(&self, pod: &PodSummary) -> PodEnded {
         let grace = Duration::from_secs(pod.termination_grace_seconds);
         let until = self

@@ -31,9 +31,6 @@ impl Disk {
     pub fn recover(&mut self) -> Result<Recovery, DiskError> {
         let swept = std::mem::take(&mut self.swept);
         let Some(to) = self.ledger.applying else {
-            if self.ledger.release.is_some() {
-                self.clean()?;
-            }
             let finished = None;
             return Ok(Recovery { swept, finished });
         };

@@ -7,13 +7,15 @@ use super::check::CheckedRelease;
 use super::copy;
 use super::error::DiskError;
 use super::plan::plan_around;
-use super::work::{FileOutcome, Outcome};
+use super::work::{FileOutcome, HOST_STEPS, MANIFEST_STEPS, Outcome};
 
 /// What was put back.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RepairReport {
     /// Relative to `/etc/kubernetes` (`agent/…` for the agent's own files), in the order of the work.
     pub restored: Vec<String>,
+    /// The verified copy is missing or damaged: nothing else was wrong, and the next drift could not be repaired.
+    pub copy_lost: bool,
 }
 
 impl Disk {
@@ -33,8 +35,12 @@ impl Disk {
         let Some(committed) = self.ledger.release else {
             return Ok(RepairReport::default());
         };
-        if self.verify()?.drift.is_empty() {
-            return Ok(RepairReport::default());
+        let seen = self.verify()?;
+        if seen.drift.is_empty() {
+            return Ok(RepairReport {
+                copy_lost: !seen.copy_intact,
+                ..RepairReport::default()
+            });
         }
         let release = copy::read(&self.paths, &self.ledger, &committed)?;
         let checked = CheckedRelease::kept(release);
@@ -49,10 +55,10 @@ impl Disk {
             failures.extend(work.secret_directories(slice::from_ref(directory)).err());
         }
         for entry in &plan.write_host {
-            failures.extend(work.host_files(slice::from_ref(entry)).err());
+            failures.extend(work.files(slice::from_ref(entry), HOST_STEPS).err());
         }
         for entry in &plan.write_manifests {
-            failures.extend(work.manifests(slice::from_ref(entry)).err());
+            failures.extend(work.files(slice::from_ref(entry), MANIFEST_STEPS).err());
         }
         let report = restored(work.outcomes);
         if !obstacles.is_empty() {
@@ -74,5 +80,6 @@ fn restored(outcomes: Vec<FileOutcome>) -> RepairReport {
         .filter(|file| file.outcome == Outcome::Written);
     RepairReport {
         restored: written.map(|file| file.path).collect(),
+        copy_lost: false,
     }
 }

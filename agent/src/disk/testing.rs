@@ -323,8 +323,17 @@ fn collect(directory: &Path, prefix: &str, tree: &mut Tree) {
     }
 }
 
-/// Checks, plans and applies.
+/// Checks, plans and applies, and removes what is left as if every pod of before had ended meanwhile.
 pub(crate) fn adopt(disk: &mut Disk, draft: &Draft) -> Result<ApplyReport, DiskError> {
+    let report = adopt_without_cleaning(disk, draft)?;
+    disk.clean()?;
+    Ok(report)
+}
+
+pub(crate) fn adopt_without_cleaning(
+    disk: &mut Disk,
+    draft: &Draft,
+) -> Result<ApplyReport, DiskError> {
     let now = jiff::Timestamp::UNIX_EPOCH;
     let checked = disk.check(draft.release(), now).unwrap();
     let plan = disk.plan(&checked)?;

@@ -56,6 +56,7 @@ fn the_same_content_under_a_new_number_changes_only_the_ledger() {
     let plan = disk.plan(&checked).unwrap();
     assert!(plan.is_empty(), "{plan:?}");
     disk.apply(&checked, second.bundle(), &plan).unwrap();
+    disk.clean().unwrap();
     node.holds_exactly(&second);
     assert_eq!(disk.release(), ReleaseNumber::new(2));
 }
@@ -409,6 +410,7 @@ fn a_failed_write_has_a_kind_and_the_release_before_stays() {
     assert_eq!(disk.release(), ReleaseNumber::new(1));
     disk.at_step = Box::new(apply::fail_point);
     disk.recover().unwrap();
+    disk.clean().unwrap();
     node.holds_exactly(&second);
 }
 
@@ -436,3 +438,6 @@ fn every_fail_point_is_passed_and_listed() {
     let listed: BTreeSet<&str> = FAIL_POINTS.iter().copied().collect();
     assert_eq!(*passed.lock().unwrap(), listed);
 }
+
+mod faults;
+mod mounts;

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, lchown};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, lchown};
 use std::path::{Path, PathBuf};
 
+use shared::check::manifest::PodSummary;
 use shared::durable::{self, Staged, TEMPORARY_PREFIX};
 use shared::names::EntryPath;
 
@@ -41,6 +42,20 @@ pub struct FileOutcome {
     /// What became of it.
     pub outcome: Outcome,
 }
+
+/// The fail points of writing files: once all are staged, before each, after each.
+pub(crate) type Steps = [&'static str; 3];
+
+pub(crate) const HOST_STEPS: Steps = [
+    "apply::host.staged",
+    "apply::host.before",
+    "apply::host.after",
+];
+pub(crate) const MANIFEST_STEPS: Steps = [
+    "apply::manifest.staged",
+    "apply::manifest.before",
+    "apply::manifest.after",
+];
 
 /// Changes the disk towards one release.
 pub(crate) struct Work<'a> {
@@ -139,10 +154,13 @@ impl Work<'_> {
             let path = at.join(&name);
             match (kind, files.iter().find(|(own, _)| *own == name)) {
                 // The directory is the agent's, and its name says all that is in it.
-                (DriftKind::Extra, _) | (_, None) => remove_tree(&path)?,
+                (DriftKind::Extra, _) | (_, None) => {
+                    tracing::warn!(directory = %directory, name, "removed what does not belong into a secret directory");
+                    remove_tree_here(&path)?;
+                }
                 (kind, Some((_, file))) => {
                     if kind == DriftKind::Kind && path.is_dir() {
-                        remove_tree(&path)?;
+                        remove_tree_here(&path)?;
                     }
                     let bytes = self.bytes_at(&file.entry)?;
                     durable::write_file(&path, bytes, attributes(&file.owned))?;
@@ -152,22 +170,18 @@ impl Work<'_> {
         Ok(durable::sync_directory(at)?)
     }
 
-    /// Writes host files, addons and files of the agent's own.
-    pub(crate) fn host_files(&mut self, entries: &[EntryPath]) -> Result<(), DiskError> {
-        self.files(entries, ["apply::host.before", "apply::host.after"])
+    /// Writes files (host files, addons and files of the agent's own, or manifests), in this order.
+    pub(crate) fn files(&mut self, entries: &[EntryPath], steps: Steps) -> Result<(), DiskError> {
+        let staged = self.stage(entries, steps)?;
+        self.publish(staged, steps)
     }
 
-    /// Writes manifests, in this order.
-    pub(crate) fn manifests(&mut self, entries: &[EntryPath]) -> Result<(), DiskError> {
-        self.files(entries, ["apply::manifest.before", "apply::manifest.after"])
-    }
-
-    /// Everything is on the disk beside its place before the first file is renamed.
-    fn files(
-        &mut self,
+    /// Puts files durably beside their places; what is dropped unpublished is gone again.
+    pub(crate) fn stage(
+        &self,
         entries: &[EntryPath],
-        [before, after]: [&'static str; 2],
-    ) -> Result<(), DiskError> {
+        [is_staged, ..]: Steps,
+    ) -> Result<Vec<(OwnedPath, Staged)>, DiskError> {
         let mut staged = Vec::with_capacity(entries.len());
         for entry in entries {
             let files = &self.checked.wanted().files;
@@ -184,6 +198,18 @@ impl Work<'_> {
         for (_, file) in &staged {
             file.sync()?;
         }
+        if !staged.is_empty() {
+            self.step(is_staged)?;
+        }
+        Ok(staged)
+    }
+
+    /// Puts staged files into their places.
+    pub(crate) fn publish(
+        &mut self,
+        staged: Vec<(OwnedPath, Staged)>,
+        [_, before, after]: Steps,
+    ) -> Result<(), DiskError> {
         let mut directories = BTreeSet::new();
         for (path, file) in staged {
             self.step(before)?;
@@ -200,15 +226,26 @@ impl Work<'_> {
         self.step("apply::take-over.before")?;
         durable::remove_file(&self.paths.resolve(&take_over.path))?;
         self.step("apply::take-over.removed")?;
-        let outcome = match self.pod_end.wait(&take_over.pod) {
-            PodEnded::Gone => Outcome::Removed,
-            PodEnded::StillThere => {
-                tracing::warn!(manifest = %take_over.path, pod = %take_over.pod.name, "the pod did not end in time");
-                Outcome::PodStillThere
-            }
-        };
+        self.pod_end.settle();
+        let outcome = self.ended(&take_over.pod);
         self.report(&take_over.path, outcome);
         self.step("apply::take-over.after")
+    }
+
+    /// Waits until nothing holds what `pod`, which is not on the disk yet, takes over from a pod that a crash has left
+    /// ending.
+    pub(crate) fn await_end(&self, pod: &PodSummary) {
+        self.ended(pod);
+    }
+
+    fn ended(&self, pod: &PodSummary) -> Outcome {
+        match self.pod_end.wait(pod) {
+            PodEnded::Gone => Outcome::Removed,
+            PodEnded::StillThere => {
+                tracing::warn!(pod = %pod.name, "the pod, or what held its ports, did not end in time");
+                Outcome::PodStillThere
+            }
+        }
     }
 
     /// Removes owned files.
@@ -274,6 +311,28 @@ fn temporary(at: &Path, kind: &str, directory: &SecretDirectory) -> Result<PathB
     Ok(pod.join(format!("{TEMPORARY_PREFIX}{kind}-{}", directory.digest)))
 }
 
+/// As [`remove_tree`], for what somebody else made: what is mounted there is another file system's, and stays.
+fn remove_tree_here(path: &Path) -> Result<(), DiskError> {
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    let parent = path
+        .parent()
+        .and_then(|parent| fs::symlink_metadata(parent).ok());
+    if parent.is_some_and(|parent| parent.dev() != metadata.dev()) {
+        let mounted = io::Error::new(io::ErrorKind::CrossesDevices, "it is another file system");
+        return Err(DiskError::io("remove", path)(mounted));
+    }
+    if metadata.is_dir() {
+        let entries = fs::read_dir(path).map_err(DiskError::io("list", path))?;
+        for entry in entries {
+            remove_tree_here(&entry.map_err(DiskError::io("list", path))?.path())?;
+        }
+        return fs::remove_dir(path).map_err(DiskError::io("remove", path));
+    }
+    remove_tree(path)
+}
+
 fn remove_tree(path: &Path) -> Result<(), DiskError> {
     let is_directory = fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
     let removed = if is_directory {
@@ -292,11 +351,23 @@ fn set_attributes<'a>(
     files: impl IntoIterator<Item = &'a OwnedFile>,
 ) -> Result<(), DiskError> {
     let (mode, (uid, gid)) = directory_attributes(files);
+    let give_to = |uid, gid| {
+        lchown(directory, Some(uid), Some(gid))
+            .map_err(DiskError::io("set the owner of", directory))
+    };
+    if privileged() {
+        // One that belongs to a pod's user is ours first: a process confined to CAP_CHOWN may change the mode of
+        // nothing else.
+        let metadata =
+            fs::symlink_metadata(directory).map_err(DiskError::io("inspect", directory))?;
+        if metadata.uid() != 0 {
+            give_to(0, 0)?;
+        }
+    }
     fs::set_permissions(directory, Permissions::from_mode(mode))
         .map_err(DiskError::io("set the mode of", directory))?;
     if privileged() {
-        lchown(directory, Some(uid), Some(gid))
-            .map_err(DiskError::io("set the owner of", directory))?;
+        give_to(uid, gid)?;
     }
     Ok(())
 }

@@ -12,7 +12,8 @@ use super::ledger::OwnedFile;
 
 /// Mode of directories that only the agent (and a container runtime, as root) looks into.
 pub(crate) const PRIVATE: u32 = 0o700;
-/// Mode of directories that others may list.
+/// Mode of directories that others may list, where the umask leaves them that: under the unit of `dist/`, whose umask is
+/// 0077, everything that the agent makes is root's alone, and root runs kubelet.
 pub(crate) const PUBLIC: u32 = 0o755;
 
 /// Whether this process may give files to other owners. Only root may; others keep all files their own.

@@ -193,6 +193,7 @@ impl Agent {
             "adopted"
         );
         self.adopted = Some(release);
+        self.keep_leftovers();
         self.resume = None;
         self.disk_matches = true;
         self.copy_is_lost = false;
@@ -204,10 +205,7 @@ impl Agent {
         self.finish_host().await;
         self.service_manager.ready();
         // After the rest: a memory that can't be written must not make the adoption look undone.
-        if let Err(error) = self.time_memory.remember(self.clock.now()) {
-            let message = crate::trouble::chain(&error);
-            self.trouble(Source::Disk, Phase::Commit, error.kind(), message);
-        }
+        self.remember_time();
         Ok(State::Idle)
     }
 }

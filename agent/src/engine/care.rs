@@ -98,6 +98,7 @@ impl Agent {
         }
         self.hold = self.hold_file.in_force(self.clock.now());
         self.look_at_foreign_files();
+        self.finish_up().await;
         match self.with_disk(Disk::verify_cheaply) {
             Ok(true) => {
                 self.disk_matches = true;
@@ -120,10 +121,11 @@ impl Agent {
         let done = self.on_disk(|disk| {
             let half_applied = disk.ledger().applying.is_some();
             let finished = half_applied && disk.recover()?.finished.is_some();
+            let repaired = disk.repair()?;
             Ok(Mended {
-                restored: disk.repair()?.restored,
+                restored: repaired.restored,
                 finished,
-                copy_lost: false,
+                copy_lost: repaired.copy_lost,
             })
         });
         match done.await {
@@ -143,9 +145,9 @@ impl Agent {
         if mended.finished {
             tracing::warn!(?release, "finished a release that had been interrupted");
             self.resume = None;
+            self.keep_leftovers();
         }
         if mended.copy_lost {
-            tracing::warn!("the verified copy is lost: reading the release again");
             self.copy_lost();
         }
         if !mended.restored.is_empty() {
@@ -169,11 +171,12 @@ impl Agent {
     /// The release on the disk is to be adopted again, so that drift can be repaired.
     fn copy_lost(&mut self) {
         if !std::mem::replace(&mut self.copy_is_lost, true) {
+            tracing::warn!("the verified copy is lost: reading the release again");
             self.handled = None;
         }
     }
 
-    fn look_at_foreign_files(&mut self) {
+    pub(super) fn look_at_foreign_files(&mut self) {
         match self.with_disk(|disk| disk.foreign()) {
             Ok(foreign) => {
                 if foreign != self.foreign && !foreign.is_empty() {
@@ -183,8 +186,9 @@ impl Agent {
                     );
                 }
                 self.foreign = foreign;
+                self.troubles.clear(Source::Foreign);
             }
-            Err(error) => tracing::warn!(error = chain(&error), "cannot look for foreign files"),
+            Err(error) => self.trouble(Source::Foreign, Phase::Idle, error.kind(), chain(&error)),
         }
     }
 }

@@ -8,6 +8,7 @@
 mod adopt;
 mod care;
 mod choose;
+mod clean;
 mod failure;
 mod host;
 mod pass;
@@ -165,6 +166,8 @@ pub struct Agent {
     verified_at: Option<Instant>,
     published: Option<ReleaseNumber>,
     expires: Option<Timestamp>,
+    /// When what earlier releases left may be removed; none where nothing is left.
+    clean_at: Option<Instant>,
     /// A release waits for the end of a hold.
     held_back: bool,
     /// Where to go on with a release that failed half-way for a reason that may pass.
@@ -189,6 +192,7 @@ impl Agent {
     pub fn new(parts: Parts) -> Self {
         let state = parts.disk.paths().state().to_owned();
         let (_, never) = watch::channel(false);
+        let leftovers_stay = parts.disk.leftovers_stay();
         Self {
             identity: parts.identity,
             poll_interval: parts.poll_interval,
@@ -221,6 +225,7 @@ impl Agent {
             verified_at: None,
             published: None,
             expires: None,
+            clean_at: leftovers_stay.map(|stay| Instant::now() + stay),
             held_back: false,
             resume: None,
             transient_failures: 0,
@@ -263,6 +268,7 @@ impl Agent {
     pub async fn once(&mut self) -> Outcome {
         self.care_for_disk().await;
         let outcome = self.pass().await;
+        self.clean_if_due().await;
         self.report().await;
         outcome
     }

@@ -8,7 +8,7 @@ use shared::store::PutCondition;
 use super::Agent;
 use super::wait::GaveUp;
 use crate::status::named;
-use crate::trouble::chain;
+use crate::trouble::{Source, chain};
 use crate::update::Updater;
 
 /// How long writing the status may take.
@@ -21,16 +21,25 @@ impl Agent {
         self.measure(&status);
         self.measure_certificates(&status);
         self.service_manager.status(line(&status));
-        if !self.reporter.is_due(&status) {
+        let lacks_key = self.troubles.of(Source::GroupKey).is_some();
+        if !lacks_key && !self.reporter.is_due(&status) {
             return;
         }
         let key = match self.with_disk(|disk| disk.group_key()) {
-            Ok(key) => key,
+            Ok(key) => {
+                self.troubles.clear(Source::GroupKey);
+                key
+            }
             Err(error) => {
-                tracing::warn!(error = chain(&error), "the status is not authenticated");
+                self.trouble(Source::GroupKey, Phase::Idle, error.kind(), chain(&error));
                 None
             }
         };
+        // With what was found out about the key: nobody can authenticate it then, and it says why all the same.
+        let status = self.status();
+        if !self.reporter.is_due(&status) {
+            return;
+        }
         let sealed = match self.identity.seal(&status, key.as_ref()) {
             Ok(sealed) => sealed,
             Err(error) => {

@@ -48,7 +48,7 @@ impl BuildArgs {
             for warning in warnings {
                 output::note(warning.to_string());
             }
-            let input = render_input(&workspace, &group, None, Timestamp::now())?;
+            let input = render_input(&workspace, group, None, Timestamp::now())?;
             let rendered = render(&input)?;
             let target = out.join(group.as_str());
             clear(&target)?;

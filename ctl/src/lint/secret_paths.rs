@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use shared::check::manifest::PodSummary;
-use shared::check::secret_dir::{SECRETS_ROOT, parse_secret_dir_path};
+use shared::check::secret_dir::{
+    SecretMount, is_own_directory, parse_secret_dir_path, secret_mount,
+};
 
 use super::flags::{containers, flags_of};
 use super::{Finding, Severity};
-use crate::render::{ADDONS_OBJECTS, ADDONS_POD, Texts};
+use crate::render::Texts;
 
 /// A group's secret directories, and which of them were seen mounted.
 pub(super) struct SecretPaths<'a> {
@@ -42,11 +44,11 @@ impl<'a> SecretPaths<'a> {
     /// Checks what one pod mounts from the host.
     pub(super) fn check_mounts(&mut self, pod: &PodSummary) -> Vec<Finding> {
         let mut findings = Vec::new();
-        for volume in pod
-            .host_paths
-            .iter()
-            .filter(|volume| is_under(&volume.path, SECRETS_ROOT))
-        {
+        for volume in &pod.host_paths {
+            let shows = secret_mount(&volume.path);
+            if shows == SecretMount::None {
+                continue;
+            }
             let mut report = |severity, message: String, help: Option<&str>| {
                 findings.push(Finding::in_field(
                     severity,
@@ -55,6 +57,12 @@ impl<'a> SecretPaths<'a> {
                     help.map(str::to_owned),
                 ));
             };
+            if shows == SecretMount::All {
+                let message = format!("{} is above the secrets of all pods", volume.path);
+                let help = "a pod should see only its own: mount what it needs, such as /etc/ssl";
+                report(Severity::Error, message, Some(help));
+                continue;
+            }
             let Some(owner) = self.owner(&volume.path) else {
                 let named = parse_secret_dir_path(&volume.path);
                 if let Some((pod, _)) = named.filter(|_| self.stand_ins) {
@@ -76,13 +84,12 @@ impl<'a> SecretPaths<'a> {
                 continue;
             };
             self.mounted.insert(owner.to_owned());
-            let is_own = owner == pod.name || (owner == ADDONS_OBJECTS && pod.name == ADDONS_POD);
-            if !is_own {
+            if !is_own_directory(owner, &pod.name) {
                 let message = format!(
                     "pod {} mounts the secrets of {owner}; a pod should see only its own",
                     pod.name
                 );
-                report(Severity::Warning, message, None);
+                report(Severity::Error, message, None);
             }
             if volume
                 .kind
@@ -169,9 +176,4 @@ impl<'a> SecretPaths<'a> {
             })
             .collect()
     }
-}
-
-fn is_under(path: &str, root: &str) -> bool {
-    path.strip_prefix(root)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

@@ -222,7 +222,7 @@ fn a_secret_directory_must_not_be_made_by_kubelet() {
 }
 
 #[test]
-fn another_pods_secrets_and_unused_ones_are_warnings() {
+fn another_pods_secrets_are_an_error_and_unused_ones_a_warning() {
     let found = with_secrets(&mounting("{{ secret_dir('b') }}", "Directory"), &["a", "b"]);
     assert!(
         found[0].starts_with("warning: secrets/secure/a: no manifest mounts these files"),
@@ -230,10 +230,21 @@ fn another_pods_secrets_and_unused_ones_are_warnings() {
     );
     assert!(
         found[1].starts_with(
-            "warning: secure/a.yaml:14: spec.volumes[0].hostPath: pod a mounts the secrets of b"
+            "error: secure/a.yaml:14: spec.volumes[0].hostPath: pod a mounts the secrets of b"
         ),
         "{found:#?}"
     );
+}
+
+#[test]
+fn what_is_above_all_secrets_is_not_mounted() {
+    for path in ["/", "/etc", "/etc/kubernetes/"] {
+        let found = with_secrets(&mounting(path, "Directory"), &[]);
+        assert!(
+            found.len() == 1 && found[0].contains("is above the secrets of all pods"),
+            "{path}: {found:#?}"
+        );
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ pub const ADDONS_POD: &str = "addons";
 
 /// The secret directory that holds them, one file a template and the keyring's own. It is not the pod's own directory,
 /// so that what applies them need not see the credentials that only the pod's first step may use.
-pub const ADDONS_OBJECTS: &str = "addons-objects";
+pub const ADDONS_OBJECTS: &str = "addons_objects";
 
 /// One document of a text that may hold several.
 #[derive(Clone, Debug, PartialEq, Eq)]

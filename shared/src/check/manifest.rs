@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
 use super::yaml::{join_key, parse_document};
-use super::{pod, references};
+use super::{pod, references, values};
 
 /// The largest manifest kubelet reads.
 pub const MAX_MANIFEST_BYTES: usize = 10 * 1024 * 1024;
@@ -122,6 +122,7 @@ pub fn check_manifest(file_name: &str, bytes: &[u8]) -> Result<PodSummary, Vec<M
         return Err(problems.0);
     }
     references::check(&value, &mut problems);
+    values::check(&value, &mut problems);
     let summary = match decode(&value, bytes, &mut problems) {
         Some(pod) => summarise(&pod, &mut problems),
         None => return Err(problems.0),
@@ -174,18 +175,40 @@ fn decode(value: &Value, bytes: &[u8], problems: &mut Problems) -> Option<Pod> {
         Ok(pod) => Some(pod),
         Err(error) => {
             // The YAML reader says which field has the wrong type; the JSON value does not.
-            let (line, message) = match serde_yaml::from_slice::<Pod>(bytes) {
+            let (line, told) = match serde_yaml::from_slice::<Pod>(bytes) {
                 Err(better) => (better.location().map(|at| at.line()), better.to_string()),
                 Ok(_) => (None, error.to_string()),
             };
+            let (path, message) = without_value(&told);
             problems.0.push(ManifestProblem {
-                path: None,
+                path,
                 line,
                 message,
             });
             None
         }
     }
+}
+
+/// A decoder's error as the field's path and what belongs there. The value itself stays out: on a node this text goes
+/// into a status that is not encrypted.
+fn without_value(told: &str) -> (Option<String>, String) {
+    let (path, rest) = match told.split_once(": ") {
+        Some((path, rest)) if !path.contains(' ') => (Some(path.to_owned()), rest),
+        _ => (None, told),
+    };
+    if rest.starts_with("missing field ") {
+        return (path, rest.to_owned());
+    }
+    let expected = rest
+        .rsplit_once(", expected ")
+        .map(|(_, expected)| expected);
+    let expected = expected.map(|e| e.split(" at line ").next().unwrap_or(e));
+    let message = match expected {
+        Some(expected) => format!("has the wrong type: expected {expected}"),
+        None => "has the wrong type".to_owned(),
+    };
+    (path, message)
 }
 
 fn field_path(path: &serde_ignored::Path<'_>) -> String {
@@ -257,7 +280,7 @@ pub(crate) fn is_dns_label(text: &str) -> bool {
 }
 
 /// A DNS-1123 subdomain: labels (here of any length) between dots, at most 253 characters.
-fn is_dns_subdomain(text: &str) -> bool {
+pub(crate) fn is_dns_subdomain(text: &str) -> bool {
     let label = |part: &str| {
         let plain = part
             .bytes()

@@ -117,7 +117,7 @@ fn is_set(value: &Value) -> bool {
     }
 }
 
-fn items<'a>(object: &'a Value, key: &str) -> impl Iterator<Item = (usize, &'a Value)> {
+pub(crate) fn items<'a>(object: &'a Value, key: &str) -> impl Iterator<Item = (usize, &'a Value)> {
     object
         .get(key)
         .and_then(Value::as_array)

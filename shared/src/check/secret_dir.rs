@@ -110,6 +110,52 @@ pub fn parse_secret_dir_path(path: &str) -> Option<(&str, &str)> {
     (is_digest && !pod.is_empty()).then_some((pod, digest))
 }
 
+/// Whether a secret directory is one of the pod's own: the one named after it, or a further one, `POD_WHAT`. No pod's
+/// name holds an underscore, so none can be taken for another's.
+pub fn is_own_directory(directory: &str, pod: &str) -> bool {
+    let owner = directory
+        .split_once('_')
+        .map_or(directory, |(owner, _)| owner);
+    owner == pod
+}
+
+/// What mounting a path of the host shows a pod of the secrets of pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecretMount<'a> {
+    /// Nothing.
+    None,
+    /// One secret directory, as [`secret_dir_path`] writes it.
+    Directory {
+        /// Whose.
+        pod: &'a str,
+        /// Its digest.
+        digest: &'a str,
+    },
+    /// Something at or below [`SECRETS_ROOT`] that is no secret directory.
+    Part,
+    /// All of them: it is above [`SECRETS_ROOT`].
+    All,
+}
+
+/// Looks at a path however it is spelled: `/etc//kubernetes/./` is above the secrets too.
+pub fn secret_mount(path: &str) -> SecretMount<'_> {
+    let plain = |path: &'static str| path.split('/').filter(|part| !part.is_empty());
+    let mut root = plain(SECRETS_ROOT);
+    let mut own = path.split('/').filter(|part| !matches!(*part, "" | "."));
+    loop {
+        match (root.next(), own.next()) {
+            (Some(a), Some(b)) if a == b => {}
+            (Some(_), Some(_)) => return SecretMount::None,
+            (Some(_), None) => return SecretMount::All,
+            (None, _) => break,
+        }
+    }
+    match parse_secret_dir_path(path) {
+        Some((pod, digest)) => SecretMount::Directory { pod, digest },
+        None => SecretMount::Part,
+    }
+}
+
 fn length(n: usize) -> [u8; 8] {
     // usize is at most 64 bits on every platform Rust has.
     (n as u64).to_be_bytes()
@@ -120,6 +166,53 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_mount_is_known_by_what_it_shows() {
+        let own = secret_dir_path("etcd", &"a".repeat(64));
+        assert!(matches!(
+            secret_mount(&own),
+            SecretMount::Directory { pod: "etcd", .. }
+        ));
+        for path in [
+            "/",
+            "/etc",
+            "/etc/",
+            "/etc/kubernetes",
+            "//etc/./kubernetes/",
+        ] {
+            assert_eq!(secret_mount(path), SecretMount::All, "{path}");
+        }
+        for path in [
+            SECRETS_ROOT,
+            "/etc/kubernetes//secrets/",
+            "/etc/kubernetes/secrets/etcd",
+        ] {
+            assert_eq!(secret_mount(path), SecretMount::Part, "{path}");
+        }
+        for path in [
+            "/etc/ssl",
+            "/etc/kubernetes/secrets2",
+            "/var/lib/etcd",
+            "/etc/kubernetes/pki",
+        ] {
+            assert_eq!(secret_mount(path), SecretMount::None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_pod_owns_what_is_named_after_it() {
+        assert!(is_own_directory("addons", "addons"));
+        assert!(is_own_directory("addons_objects", "addons"));
+        for (directory, pod) in [
+            ("addons_objects", "addons_objects"),
+            ("addons-objects", "addons"),
+            ("addons", "add"),
+            ("kube-proxy", "kube"),
+        ] {
+            assert!(!is_own_directory(directory, pod), "{directory} {pod}");
+        }
+    }
 
     type Files = BTreeMap<String, (u32, Vec<u8>)>;
 

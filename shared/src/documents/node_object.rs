@@ -29,8 +29,8 @@ pub enum NodeObjectError {
         #[source]
         source: serde_json::Error,
     },
-    /// It carries no HMAC: its node has no release yet, and so no key.
-    #[error("{0} is not authenticated: its node has no release yet")]
+    /// It carries no HMAC: its node has no release yet, and so no key, or cannot read the one it has.
+    #[error("{0} is not authenticated: its node has no release yet, or cannot read its group key")]
     Unauthenticated(String),
     /// Its HMAC is not that of its bytes, name and environment.
     #[error("{0} was not written by a node of its group, or was moved or changed")]

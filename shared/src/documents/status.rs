@@ -133,14 +133,58 @@ impl fmt::Display for Phase {
 // === impl NodeStatus ===
 
 impl NodeStatus {
-    /// Whether the two say the same but for the time of writing.
+    /// Whether the two say the same but for the time of writing: one error is the same while its phase, its kind and its
+    /// beginning are, whatever its text (which may count, or name what is tried at the moment).
     #[must_use]
     pub fn same_report(&self, other: &Self) -> bool {
         let undated = |s: &Self| Self {
             written_at: Timestamp::UNIX_EPOCH,
             clock_skew_seconds: s.clock_skew_seconds.map(|s| s / 30),
+            error: s.error.clone().map(|e| StatusError {
+                message: String::new(),
+                ..e
+            }),
             ..s.clone()
         };
         undated(self) == undated(other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(message: &str, since: i64) -> NodeStatus {
+        let since = Timestamp::from_second(since).unwrap();
+        NodeStatus {
+            format: STATUS_FORMAT,
+            environment: "dev".parse().unwrap(),
+            group: "secure".parse().unwrap(),
+            node: "i-1".parse().unwrap(),
+            agent_version: String::new(),
+            agent_sha256: None,
+            update_rejected: None,
+            release: None,
+            published: None,
+            phase: Phase::Failed,
+            error: Some(StatusError {
+                phase: Phase::Apply,
+                kind: "no_space".to_owned(),
+                message: message.to_owned(),
+                since,
+            }),
+            hold: None,
+            drift_repaired: 0,
+            foreign: Vec::new(),
+            clock_skew_seconds: None,
+            metadata_expires: None,
+            written_at: since,
+        }
+    }
+
+    #[test]
+    fn an_error_that_only_words_itself_otherwise_is_no_news() {
+        assert!(status("attempt 1", 1).same_report(&status("attempt 2", 1)));
+        assert!(!status("attempt 1", 1).same_report(&status("attempt 1", 2)));
     }
 }

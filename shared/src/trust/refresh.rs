@@ -233,10 +233,8 @@ fn adopt<T>(
     before: &Copied,
     recorder: &Recorder<T>,
 ) -> Result<(), TrustStoreError> {
-    let verified = |name: &str| std::fs::read(work.join(name)).ok();
-
     let trusted_root = store.version(ROOT)?;
-    let newest_root = verified(ROOT).and_then(|b| document_version(&b));
+    let newest_root = verified(work, ROOT)?.and_then(|b| document_version(&b));
     if let Some(version) = newest_root.filter(|v| Some(*v) > trusted_root)
         && let Some(bytes) = recorder.seen(&format!("{version}.root.json"))
     {
@@ -244,7 +242,7 @@ fn adopt<T>(
     }
     let mut replaced: Vec<(&str, Bytes)> = Vec::new();
     for (name, old) in REMEMBERED.iter().zip(before) {
-        match verified(name) {
+        match verified(work, name)? {
             // tough removes what signers of rotated keys have signed: recovery from a fast-forward (§4.4).
             None if old.is_some() => store.remove(name)?,
             None => {}
@@ -261,6 +259,17 @@ fn adopt<T>(
         }
     }
     store.replace_all(&replaced)
+}
+
+/// What tough holds for verified; none only where there is no such file. What can't be read was not removed by tough:
+/// to take it for that would forget what protects from a rollback.
+fn verified(work: &Path, name: &str) -> Result<Option<Vec<u8>>, TrustStoreError> {
+    let path = work.join(name);
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(TrustStoreError::Read { path, source }),
+    }
 }
 
 fn releases(
@@ -284,5 +293,19 @@ fn releases(
                 .unwrap_or(ReleaseNumber::from(std::num::NonZeroU64::MIN)),
         )),
         None => Ok((releases, artifacts)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_absent_document_was_removed() {
+        let work = tempfile::tempdir().unwrap();
+        assert!(verified(work.path(), "timestamp.json").unwrap().is_none());
+        std::fs::create_dir(work.path().join("timestamp.json")).unwrap();
+        let error = verified(work.path(), "timestamp.json").unwrap_err();
+        assert!(matches!(error, TrustStoreError::Read { .. }), "{error:?}");
     }
 }

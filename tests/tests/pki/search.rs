@@ -175,7 +175,7 @@ fn expected(group: &str) -> Found {
                 vec![leaf("addons"), leaf("addons-bootstrap")],
             ),
             at(
-                "addons/bootstrap-token.yaml",
+                "secrets/addons_objects",
                 vec!["pki/bootstrap/current/secret".to_owned()],
             ),
             at(
@@ -199,16 +199,14 @@ fn expected(group: &str) -> Found {
 /// An operator with every pod that the platform has secrets for, and one of his own.
 async fn operator(bucket: &Bucket) -> Operator {
     let operator = Operator::new(&bucket.endpoint()).await.unwrap();
-    for (of, name) in [(SECURE, "addons"), (SECURE, "kube-proxy"), (SECURE, "web")] {
-        let pod = Pod {
-            file: name,
-            name,
-            image: "registry.k8s.io/pause:3.10",
-            secrets: &[("beside", "from the working directory")],
-            host_port: None,
-        };
-        write_pod(&operator, of, &pod).unwrap();
-    }
+    let web = Pod {
+        file: "web",
+        name: "web",
+        image: "registry.k8s.io/pause:3.10",
+        secrets: &[("beside", "from the working directory")],
+        host_port: None,
+    };
+    write_pod(&operator, SECURE, &web).unwrap();
     ctl::keyring::read_or_create(&operator.context)
         .await
         .unwrap();
@@ -299,7 +297,7 @@ async fn a_rotation_takes_no_key_along_that_is_not_needed() {
                     format!("pki/encryption/{other}/secret"),
                 );
                 more(
-                    "addons/bootstrap-token.yaml",
+                    "secrets/addons_objects",
                     format!("pki/bootstrap/{other}/secret"),
                 );
             }

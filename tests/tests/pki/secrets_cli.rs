@@ -141,7 +141,7 @@ async fn mistakes_are_told_and_change_nothing() {
     let operator = Operator::new(&bucket.endpoint()).await.unwrap();
     let said = secrets(&operator, &["get", TOKEN], b"").await;
     assert_eq!(said.code, 2);
-    assert!(said.err.contains("no keyring yet"), "{}", said.err);
+    assert!(said.err.contains("there is no keyring"), "{}", said.err);
     operator.publish().await.unwrap();
     let kept = raw(&bucket);
     let large = vec![b'x'; 1024 * 1024 + 1];

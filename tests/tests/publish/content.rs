@@ -167,7 +167,7 @@ async fn host_files_come_before_manifests_and_say_which_unit_reads_them() {
         let found = |f: &&FileEntry| f.path.as_str().starts_with(prefix);
         files.iter().position(|f| found(&f)).unwrap()
     };
-    assert!(at("secrets/addons-objects/") < at("manifests/"));
+    assert!(at("secrets/addons_objects/") < at("manifests/"));
     assert!(at("host/") < at("manifests/"));
 
     let text = "restarts:\n  - {unit: kubelet.service, on: [host/kubelt]}\n";

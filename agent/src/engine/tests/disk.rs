@@ -84,6 +84,114 @@ async fn a_lost_copy_is_read_from_the_store_again() {
     assert_eq!(w.on_disk().unwrap(), "release 1");
 }
 
+/// On the agent that runs: it notices at its next look, and does not wait for a start.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_lost_while_it_runs_is_read_again() {
+    let mut w = World::new().await;
+    let mut agent = w.agent();
+    w.publish(1).await;
+    agent.once().await;
+    let copy = w.paths().copy(number(1));
+    tick(&mut agent).await;
+    std::fs::remove_file(&copy).unwrap();
+    assert_eq!(tick(&mut agent).await, Outcome::Adopted(number(1)));
+    assert!(copy.exists());
+    assert_eq!(tick(&mut agent).await, Outcome::Unchanged);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_release_leaves_goes_when_its_pods_have_ended_and_not_before() {
+    let mut w = World::new().await;
+    let mut agent = w.agent();
+    w.publish(1).await;
+    agent.once().await;
+    w.publish(2).await;
+    assert_eq!(tick(&mut agent).await, Outcome::Adopted(number(2)));
+    let old = w.paths().copy(number(1));
+    // The list period of 20 seconds and a grace period of 30.
+    for _ in 0..4 {
+        tick(&mut agent).await;
+        assert!(old.exists());
+    }
+    // What cannot be removed is reported, and tried again.
+    std::fs::remove_file(&old).unwrap();
+    std::fs::create_dir(&old).unwrap();
+    tick(&mut agent).await;
+    let error = w.status().error.unwrap();
+    assert!(error.message.contains("1.tar.zst"), "{error:?}");
+    assert_eq!(w.status().release, Some(number(2)));
+    assert!(agent.metrics.healthy().is_ok());
+    let since = error.since;
+    tick(&mut agent).await;
+    assert_eq!(w.status().error.unwrap().since, since);
+    std::fs::remove_dir(&old).unwrap();
+    std::fs::write(&old, "an old copy").unwrap();
+    tick(&mut agent).await;
+    assert!(!old.exists());
+    assert_eq!(w.status().error, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_that_cannot_be_remembered_is_tried_again_and_stays_reported() {
+    let mut w = World::new().await;
+    let mut agent = w.agent();
+    w.publish(1).await;
+    agent.once().await;
+    let memory = w.paths().state().join("latest-time.json");
+    std::fs::remove_file(&memory).unwrap();
+    std::fs::create_dir(&memory).unwrap();
+    agent.remember_time();
+    agent.look_after_disk().await;
+    assert_eq!(
+        agent.error().unwrap().phase,
+        shared::documents::Phase::Commit
+    );
+    std::fs::remove_dir(&memory).unwrap();
+    agent.look_after_disk().await;
+    assert_eq!(agent.error(), None);
+    assert!(memory.is_file());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manifest_directory_that_cannot_be_listed_is_a_trouble() {
+    let mut w = World::new().await;
+    let mut agent = w.agent();
+    w.publish(1).await;
+    agent.once().await;
+    let (here, away) = (w.paths().manifests(), w.dir.path().join("away"));
+    std::fs::rename(&here, &away).unwrap();
+    std::fs::write(&here, "no directory").unwrap();
+    agent.look_at_foreign_files();
+    assert_eq!(agent.error().unwrap().kind, "io");
+    let text = agent.metrics.text();
+    assert!(text.contains(r#"phase="idle",kind="io""#), "{text}");
+    std::fs::remove_file(&here).unwrap();
+    std::fs::rename(&away, &here).unwrap();
+    agent.look_at_foreign_files();
+    assert_eq!(agent.error(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_key_that_cannot_be_read_is_a_trouble() {
+    let mut w = World::new().await;
+    let mut agent = w.agent();
+    w.publish(1).await;
+    agent.once().await;
+    let path = w.paths().group_key();
+    let key = std::fs::read(&path).unwrap();
+    std::fs::write(&path, "no key").unwrap();
+    tokio::time::advance(crate::status::IDLE_INTERVAL).await;
+    agent.report().await;
+    assert_eq!(w.error_kind().as_deref(), Some("group_key"));
+    std::fs::write(&path, key).unwrap();
+    agent.report().await;
+    assert_eq!(
+        w.error_kind(),
+        None,
+        "at the next report, not minutes later"
+    );
+}
+
 /// On real time: inotify does not know tokio's clock.
 #[tokio::test]
 async fn an_edited_file_is_back_within_a_second_while_the_store_hangs() {

@@ -94,7 +94,7 @@ fn the_embedded_templates_render_from_the_documented_values() {
     let paths: Vec<String> = secure.by_path().into_keys().collect();
     for path in [
         "host/kubelet/config.yaml",
-        "secrets/addons-objects/coredns.yaml",
+        "secrets/addons_objects/coredns.yaml",
         "secrets/kube-apiserver/audit-policy.yaml",
     ] {
         assert!(
@@ -278,7 +278,7 @@ fn a_changed_file_of_a_pod_changes_that_pods_manifest_only() {
 #[test]
 fn a_changed_addon_changes_the_pod_that_applies_them_only() {
     let sources = [
-        ("addons.yaml.j2", "p: {{ secret_dir('addons-objects') }}\n"),
+        ("addons.yaml.j2", "p: {{ secret_dir('addons_objects') }}\n"),
         ("b.yaml.j2", "p: {{ secret_dir('b') }}\n"),
     ];
     let mut input = input(&sources, json!({}), &["b"]);

@@ -269,10 +269,11 @@ fn a_wrong_type_is_named_by_path() {
         "/spec/containers/0/ports",
         json!([{"containerPort": "http"}]),
     );
-    assert!(
-        found[0].contains("spec.containers[0].ports[0].containerPort"),
-        "{found:?}"
-    );
+    let expected = "spec.containers[0].ports[0].containerPort: has the wrong type: expected i32";
+    assert_eq!(found, [expected]);
+    // The value may be anything, and the text is read by anybody.
+    let found = with("/spec/containers/0/image", json!(12345));
+    assert_eq!(found, ["has the wrong type: expected a string"]);
 }
 
 #[test]
@@ -380,6 +381,138 @@ fn each_rule_has_a_pod_that_breaks_it() {
             "{pointer} {value}: {found:?}"
         );
     }
+}
+
+#[test]
+fn values_that_only_kubelet_would_refuse_are_named() {
+    let container = |key: &str, value: Value| with(&format!("/spec/containers/0/{key}"), value);
+    let exec = json!({"command": ["true"]});
+    for (found, path) in [
+        (
+            container("resources", json!({"limits": {"memory": "512MB"}})),
+            "resources.limits.memory",
+        ),
+        (
+            container("resources", json!({"requests": {"cpu": "100mm"}})),
+            "resources.requests.cpu",
+        ),
+        (
+            container("resources", json!({"requests": {"cpu": "-1"}})),
+            "resources.requests.cpu",
+        ),
+        (
+            container("resources", json!({"requests": {"mem": "1"}})),
+            "resources.requests",
+        ),
+        (
+            container(
+                "resources",
+                json!({"limits": {"memory": "1M"}, "requests": {"memory": "1Mi"}}),
+            ),
+            "resources.requests.memory",
+        ),
+        (container("env", json!([{"name": "A=B"}])), "env[0].name"),
+        (container("env", json!([{"name": ""}])), "env[0].name"),
+        (
+            container("env", json!([{"name": "A", "valueFrom": {}}])),
+            "env[0].valueFrom",
+        ),
+        (
+            container(
+                "env",
+                json!([{"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]),
+            ),
+            "env[0].valueFrom",
+        ),
+        (
+            container(
+                "env",
+                json!([{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1mm"}}}]),
+            ),
+            "env[0].valueFrom.resourceFieldRef.divisor",
+        ),
+        (
+            container("livenessProbe", json!({"periodSeconds": 5})),
+            "livenessProbe",
+        ),
+        (
+            container(
+                "readinessProbe",
+                json!({"exec": exec, "tcpSocket": {"port": 1}}),
+            ),
+            "readinessProbe",
+        ),
+        (
+            container("lifecycle", json!({"preStop": {}})),
+            "lifecycle.preStop",
+        ),
+    ] {
+        assert_eq!(found.len(), 1, "{path}: {found:?}");
+        let wanted = format!("spec.containers[0].{path}: ");
+        assert!(found[0].starts_with(&wanted), "{path}: {found:?}");
+    }
+    let probed = json!([{"name": "i", "image": "i:1", "startupProbe": {"exec": exec}}]);
+    for (found, path) in [
+        (
+            with("/spec/initContainers", probed),
+            "spec.initContainers[0].startupProbe",
+        ),
+        (
+            with("/spec/volumes/0/emptyDir", json!({})),
+            "spec.volumes[0]",
+        ),
+        (
+            with(
+                "/spec/volumes",
+                json!([{"name": "data", "emptyDir": {"sizeLimit": "1GB"}}]),
+            ),
+            "spec.volumes[0].emptyDir.sizeLimit",
+        ),
+        (
+            with("/metadata/labels", json!({"a": "b c"})),
+            "metadata.labels.a",
+        ),
+        (
+            with("/metadata/labels", json!({"a/b/c": "d"})),
+            "metadata.labels",
+        ),
+        (
+            with("/metadata/annotations", json!({"-a": "anything at all"})),
+            "metadata.annotations",
+        ),
+        (
+            with("/spec/nodeSelector", json!({"a": "b/c"})),
+            "spec.nodeSelector.a",
+        ),
+    ] {
+        assert_eq!(found.len(), 1, "{path}: {found:?}");
+        assert!(
+            found[0].starts_with(&format!("{path}: ")),
+            "{path}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn values_that_kubelet_takes_pass() {
+    let exec = json!({"command": ["true"]});
+    edited(|pod| {
+        pod["metadata"]["labels"] = json!({"app.kubernetes.io/name": "etcd", "tier": "", "v": "v1.2_3"});
+        pod["metadata"]["annotations"] = json!({"example.com/Note": "Anything at all!"});
+        pod["spec"]["volumes"][0] = json!({"name": "data"});
+        let container = &mut pod["spec"]["containers"][0];
+        container["resources"] = json!({
+            "limits": {"memory": "1Gi", "hugepages-2Mi": "4Mi", "example.com/card": "1"},
+            "requests": {"memory": "1024Mi", "cpu": ".5"},
+        });
+        container["livenessProbe"] = json!({"exec": exec, "tcpSocket": null});
+        container["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 5}}});
+        container["env"] = json!([
+            {"name": "a.b-C 1"},
+            {"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1m"}}},
+        ]);
+    })
+    .unwrap();
 }
 
 #[test]
