@@ -51,6 +51,8 @@ pub struct Metrics {
     pub clock_skew_seconds: Gauge,
     /// When the first of the trusted metadata expires, in Unix seconds; 0 while unknown.
     pub metadata_expiry: Gauge,
+    /// When the first certificate in the release's files expires, in Unix seconds; 0 where there is none.
+    pub certificate_expiry: Gauge,
     /// When a poll last succeeded, in Unix seconds.
     pub last_success: FloatGauge,
     /// 1 while a person holds the node.
@@ -100,6 +102,7 @@ impl Metrics {
             drift_repaired: Counter::default(),
             clock_skew_seconds: Gauge::default(),
             metadata_expiry: Gauge::default(),
+            certificate_expiry: Gauge::default(),
             last_success: FloatGauge::default(),
             hold: Gauge::default(),
             foreign_files: Gauge::default(),
@@ -152,6 +155,11 @@ impl Metrics {
                 "metadata_expiry_timestamp_seconds",
                 "When the first of the trusted metadata expires, 0 while unknown",
                 &m.metadata_expiry,
+            ),
+            (
+                "certificate_expiry_timestamp_seconds",
+                "When the first certificate in the release's files expires, 0 where there is none",
+                &m.certificate_expiry,
             ),
             ("hold", "1 while a person holds the node", &m.hold),
             (
@@ -270,6 +278,7 @@ mod tests {
             "platform_agent_drift_repaired_total 1",
             "platform_agent_clock_skew_seconds 0",
             "platform_agent_metadata_expiry_timestamp_seconds 0",
+            "platform_agent_certificate_expiry_timestamp_seconds 0",
             "platform_agent_last_success_timestamp_seconds 0",
             "platform_agent_hold 0",
             "platform_agent_foreign_files 0",

@@ -211,11 +211,22 @@ pub async fn modify(
     context: &Context,
     mut change: impl FnMut(&mut KeyringContent) -> anyhow::Result<bool>,
 ) -> anyhow::Result<Keyring> {
+    modify_numbered(context, |content, _| change(content)).await
+}
+
+/// As [`modify`]; `change` is told the version that the keyring will have with the change in it.
+///
+/// # Errors
+/// As [`modify`].
+pub async fn modify_numbered(
+    context: &Context,
+    mut change: impl FnMut(&mut KeyringContent, u64) -> anyhow::Result<bool>,
+) -> anyhow::Result<Keyring> {
     let mut races = Races::default();
     loop {
         let found = read_required(context).await?;
         let mut content = found.content.clone();
-        if !change(&mut content)? {
+        if !change(&mut content, found.mark.version + 1)? {
             return Ok(found);
         }
         let draft = Draft {
@@ -377,5 +388,6 @@ async fn new_group(now: Timestamp) -> anyhow::Result<GroupKeys> {
         repository,
         roots: vec![String::from_utf8(root.to_vec()).context("a root is text")?],
         group_key: GroupKey::generate(),
+        handover: false,
     })
 }

@@ -167,6 +167,17 @@ impl Disk {
         Ok(bytes.filter(|bytes| Sha256Digest::of(bytes.expose()) == file.sha256))
     }
 
+    /// When the first certificate in the files that the agent owns expires; none where there is none, or none can be read.
+    #[must_use]
+    pub fn earliest_certificate_expiry(&self) -> Option<Timestamp> {
+        let of_file = |file: &OwnedFile| {
+            let path = self.paths.resolve(&file.path);
+            let bytes = observe::read(&path, limits::FILE_BYTES).ok().flatten()?;
+            shared::check::certificate::earliest_expiry(bytes.expose())
+        };
+        self.ledger.files.iter().filter_map(of_file).min()
+    }
+
     /// The unit restarts that the committed release asks for, from its verified copy; none where that can't be read.
     #[must_use]
     pub fn committed_restarts(&self) -> Vec<Restart> {

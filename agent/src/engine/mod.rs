@@ -179,6 +179,8 @@ pub struct Agent {
     foreign: Vec<String>,
     repaired: u64,
     adopted: Option<ReleaseNumber>,
+    /// The release whose certificates were looked at for the metric.
+    certificates_of: Option<ReleaseNumber>,
     reporter: Reporter,
 }
 
@@ -232,6 +234,7 @@ impl Agent {
             foreign: Vec::new(),
             repaired: 0,
             adopted: None,
+            certificates_of: None,
             reporter: Reporter::default(),
         }
     }

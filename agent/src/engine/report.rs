@@ -19,6 +19,7 @@ impl Agent {
     pub(super) async fn report(&mut self) {
         let status = self.status();
         self.measure(&status);
+        self.measure_certificates(&status);
         self.service_manager.status(line(&status));
         let lacks_key = self.troubles.of(Source::GroupKey).is_some();
         if !lacks_key && !self.reporter.is_due(&status) {
@@ -109,6 +110,18 @@ impl Agent {
             metadata_expires: self.expires,
             written_at: now,
         }
+    }
+
+    /// The files are read once for each release that is on the disk as it should be.
+    fn measure_certificates(&mut self, status: &NodeStatus) {
+        if !self.disk_matches || self.certificates_of == status.release {
+            return;
+        }
+        self.certificates_of = status.release;
+        let earliest = self.with_disk(|disk| disk.earliest_certificate_expiry());
+        self.metrics
+            .certificate_expiry
+            .set(earliest.map_or(0, |t| t.as_second()));
     }
 
     fn measure(&self, status: &NodeStatus) {

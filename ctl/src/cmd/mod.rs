@@ -9,6 +9,7 @@ mod init;
 mod lint;
 mod publish;
 mod refresh;
+mod rotate;
 mod secrets;
 mod status;
 
@@ -49,6 +50,8 @@ enum Verb {
     Publish(publish::PublishArgs),
     /// Sign the published metadata again where a third of its life or less is left.
     Refresh(refresh::RefreshArgs),
+    /// Replace certificates, authorities, tokens and signing keys, step by step.
+    Rotate(rotate::RotateArgs),
     /// Show each node's release, phase, last error and the age of its report.
     Status(status::StatusArgs),
     /// Files of your own that a pod needs, encrypted in the keyring and delivered with the next release.
@@ -94,6 +97,7 @@ impl Cli {
             Verb::Diff(args) => args.run(&directory).await,
             Verb::Publish(args) => args.run(&directory).await,
             Verb::Refresh(args) => args.run(&directory).await,
+            Verb::Rotate(args) => args.run(&directory).await,
             Verb::Status(args) => args.run(&directory).await,
             Verb::Secrets(args) => args.run(&directory).await,
             Verb::Artifacts(args) => args.run(&directory).await,

@@ -12,6 +12,7 @@ use shared::names::{GroupName, ReleaseNumber};
 use super::EnvironmentArg;
 use crate::context::Context;
 use crate::exit::Outcome;
+use crate::expiry::{Expiry, expiries};
 use crate::keyring;
 use crate::output::{self, Format};
 use crate::publish::read_published;
@@ -33,6 +34,8 @@ struct GroupStatus {
     published: Option<ReleaseNumber>,
     good: Option<ReleaseNumber>,
     expires: Option<Timestamp>,
+    /// The signing keys are half changed.
+    handover: bool,
     nodes: Vec<NodeReport>,
 }
 
@@ -42,12 +45,15 @@ impl StatusArgs {
         let groups = context.workspace.select(&self.groups)?;
         let keyring = keyring::read_required(&context).await?;
         let mut all = Vec::new();
+        let mut metadata = Vec::new();
         for group in groups {
             let published = read_published(&context, &keyring, &group).await?;
             if let Some(current) = published.current() {
                 keyring.check_against(current)?;
             }
+            metadata.extend(published.expiry().map(|e| (group.clone(), e)));
             all.push(GroupStatus {
+                handover: keyring.group(&group)?.handover,
                 nodes: read_group(&context, keyring.group(&group)?, &group).await?,
                 published: published
                     .current()
@@ -58,20 +64,47 @@ impl StatusArgs {
             });
         }
         let now = Timestamp::now();
+        let expiries = expiries(&keyring.content, &metadata);
         match self.output {
-            Format::Json => output::line(serde_json::to_string_pretty(&as_json(&all, now))?),
-            Format::Text => all.iter().for_each(|g| show(g, now)),
+            Format::Json => {
+                output::line(serde_json::to_string_pretty(&as_json(
+                    &all, &expiries, now,
+                ))?);
+            }
+            Format::Text => {
+                all.iter().for_each(|g| show(g, now));
+                show_expiries(&expiries, now);
+            }
         }
         let differs = all.iter().any(|g| {
             g.nodes
                 .iter()
                 .any(|n| n.objection(g.published, now).is_some())
         });
-        Ok(if differs {
+        let runs_out = expiries.iter().any(|e| e.is_soon(now));
+        Ok(if differs || runs_out {
             Outcome::Differs
         } else {
             Outcome::Done
         })
+    }
+}
+
+/// The first, and every other that is soon.
+fn show_expiries(expiries: &[Expiry], now: Timestamp) {
+    let Some(first) = expiries.first() else {
+        return;
+    };
+    if !first.is_soon(now) {
+        output::line(format!("expires first: {}, at {:.0}", first.what, first.at));
+    }
+    for soon in expiries.iter().filter(|e| e.is_soon(now)) {
+        let verb = if soon.at < now {
+            "HAS EXPIRED at"
+        } else {
+            "EXPIRES SOON, at"
+        };
+        output::line(format!("{} {verb} {:.0}", soon.what, soon.at));
     }
 }
 
@@ -94,6 +127,12 @@ fn show(group: &GroupStatus, now: Timestamp) {
         number(group.published),
         number(group.good)
     ));
+    if group.handover {
+        output::line(format!(
+            "  its signing keys are half changed: platformctl rotate signing {}",
+            group.group
+        ));
+    }
     if group.nodes.is_empty() {
         output::line("  no node has reported yet");
         return;
@@ -125,7 +164,7 @@ fn show(group: &GroupStatus, now: Timestamp) {
     output::line(table.trim_fmt());
 }
 
-fn as_json(groups: &[GroupStatus], now: Timestamp) -> Value {
+fn as_json(groups: &[GroupStatus], expiries: &[Expiry], now: Timestamp) -> Value {
     let group = |g: &GroupStatus| {
         let nodes: Vec<Value> = g
             .nodes
@@ -144,8 +183,14 @@ fn as_json(groups: &[GroupStatus], now: Timestamp) -> Value {
             "published": g.published,
             "good": g.good,
             "metadata_expires": g.expires,
+            "signing_keys_half_changed": g.handover,
             "nodes": nodes,
         })
     };
-    Value::Array(groups.iter().map(group).collect())
+    let expiries: Vec<Value> = expiries
+        .iter()
+        .map(|e| json!({"what": e.what, "at": e.at, "soon": e.is_soon(now)}))
+        .collect();
+    let groups: Vec<Value> = groups.iter().map(group).collect();
+    json!({"groups": groups, "expires": expiries})
 }

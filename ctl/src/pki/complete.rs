@@ -32,6 +32,7 @@ pub fn complete(
                 encryption: Rotating::new(new_encryption_key()),
                 bootstrap: Rotating::new(new_bootstrap_token()),
                 ssh: new_ssh_key(&format!("platform-{}", names.environment))?,
+                rotations: BTreeMap::new(),
             })
         }
     };

@@ -6,6 +6,7 @@ use indicatif::ProgressBar;
 use jiff::Timestamp;
 use shared::bundle::pack;
 use shared::names::{GroupName, ReleaseNumber};
+use shared::trust::ReleaseTarget;
 
 use super::newest::newest;
 use super::repository::remember;
@@ -44,6 +45,8 @@ pub struct Planned {
     /// The first number that may be free.
     number: ReleaseNumber,
     choices: Choices,
+    /// A step of a rotation waits to be told apart from what is published.
+    step_is_due: bool,
 }
 
 /// Renders and checks each group, and looks at what is published of each. The keyring is made, or brought up to date,
@@ -95,6 +98,21 @@ async fn checked(
     }
 }
 
+/// Whether a step of a rotation that concerns the group came after what is published. Then there is a new release even
+/// where no file differs, since its manifests leave out what the step changes: the next step waits for one.
+fn step_is_due(keyring: &Keyring, group: &GroupName, current: Option<&ReleaseTarget>) -> bool {
+    let steps = keyring
+        .content
+        .pki
+        .iter()
+        .flat_map(|p| p.rotations.values());
+    let newest = steps
+        .filter(|s| s.groups.contains(group))
+        .map(|s| s.keyring);
+    let published = current.map(|c| c.custom.keyring.version);
+    newest.max() > published
+}
+
 impl Planned {
     /// Verifies what is published of a group, and whether `content` may follow it.
     ///
@@ -133,6 +151,11 @@ impl Planned {
             published,
             number,
             choices,
+            step_is_due: false,
+        };
+        let planned = Self {
+            step_is_due: step_is_due(keyring, group, planned.published.current()),
+            ..planned
         };
         if !planned.is_unchanged() {
             planned.check_artifacts(context.workspace.environment.on_aws())?;
@@ -153,7 +176,9 @@ impl Planned {
     fn is_unchanged(&self) -> bool {
         let current = self.published.current();
         current.is_some_and(|c| {
-            c.custom.content == self.digest && c.custom.agent.as_ref() == self.content.agent()
+            !self.step_is_due
+                && c.custom.content == self.digest
+                && c.custom.agent.as_ref() == self.content.agent()
         })
     }
 

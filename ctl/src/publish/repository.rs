@@ -81,13 +81,15 @@ pub async fn read_published(
 ) -> anyhow::Result<Published> {
     let directory = remembered(context, group);
     let _alone = MemoryLock::wait(&directory).await?;
-    let keys = keyring.group(group)?;
-    let root = keys.roots.last().context("the keyring has no root")?;
+    let group_keys = keyring.group(group)?;
+    let roots = group_keys.accepted_roots();
+    let root = roots.last().context("the keyring has no root")?;
     let trust = TrustStore::open(&directory.join("trust"), root.as_bytes())?;
-    let reads = PublisherReads::new(Arc::clone(&context.store), kept(context, group));
+    let reads = PublisherReads::new(Arc::clone(&context.store), kept(context, group))
+        .with_roots(&keys::metadata_prefix(group), roots);
     let transport = || {
         StoreTransport::new(Arc::new(reads.clone()), format!("groups/{group}"))
-            .with_newest_root(keys.roots.len() as u64)
+            .with_newest_root(roots.len() as u64)
     };
     let (metadata, targets) = (metadata_url()?, targets_url()?);
     let load = || {
@@ -180,6 +182,12 @@ impl Published {
     pub fn expires(&self) -> Option<Timestamp> {
         let e = self.trusted.as_ref()?.expiry();
         Some(e.targets.min(e.snapshot).min(e.timestamp))
+    }
+
+    /// When each role's metadata expires; none where nothing is published.
+    #[must_use]
+    pub fn expiry(&self) -> Option<shared::trust::Expiry> {
+        Some(self.trusted.as_ref()?.expiry())
     }
 
     /// The tag of `timestamp.json`; none where nothing is published.

@@ -138,6 +138,7 @@ impl<'a> Uploader<'a> {
             return Ok(Uploaded::Burned);
         }
         self.put_timestamp(&documents).await?;
+        self.put_last_root(&prefix).await?;
         let kept = [
             (format!("{number}.targets.json"), &documents.targets),
             (format!("{number}.snapshot.json"), &documents.snapshot),
@@ -154,20 +155,36 @@ impl<'a> Uploader<'a> {
         Ok(self.put_new(&key, &bundle.bytes).await?)
     }
 
-    /// The roots are in the bucket before the first timestamp is; later ones are put there by the rotation itself.
+    /// The roots that what is signed here needs are in the bucket before its timestamp. With one root alone, that one
+    /// was put there by the first publish.
     async fn put_roots(&self, prefix: &str) -> anyhow::Result<()> {
-        if !self.first {
+        if !self.first && self.keys.roots.len() == 1 {
             return Ok(());
         }
-        for (at, root) in self.keys.roots.iter().enumerate() {
-            let key = format!("{prefix}{}.root.json", at + 1);
-            if !self.put_new(&key, &Bytes::from(root.clone())).await? {
-                anyhow::bail!(
-                    "{key} holds a root that is not the keyring's: the bucket was used with another keyring. Restore \
-                     that keyring, or begin with an empty bucket"
-                );
-            }
+        for (at, root) in self.keys.accepted_roots().iter().enumerate() {
+            self.put_root(prefix, at + 1, root).await?;
         }
+        Ok(())
+    }
+
+    /// While keys change: the root that has the new ones alone comes after the timestamp that they have signed. Nodes
+    /// that see it before would refuse the timestamp that is there.
+    async fn put_last_root(&self, prefix: &str) -> anyhow::Result<()> {
+        match self.keys.roots.last() {
+            Some(root) if self.keys.handover => {
+                self.put_root(prefix, self.keys.roots.len(), root).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn put_root(&self, prefix: &str, number: usize, root: &str) -> anyhow::Result<()> {
+        let key = format!("{prefix}{number}.root.json");
+        anyhow::ensure!(
+            self.put_new(&key, &Bytes::from(root.to_owned())).await?,
+            "{key} holds a root that is not the keyring's: the bucket was used with another keyring. Restore that \
+             keyring, or begin with an empty bucket"
+        );
         Ok(())
     }
 
@@ -255,7 +272,7 @@ impl<'a> Uploader<'a> {
 
     async fn winner(&self) -> anyhow::Result<Trusted> {
         let directory = tempfile::tempdir()?;
-        let root = self.keys.roots.last().context("no root")?;
+        let root = self.keys.accepted_roots().last().context("no root")?;
         let trust = TrustStore::open(&directory.path().join("trust"), root.as_bytes())?;
         let transport = StoreTransport::new(
             Arc::clone(&self.context.store),

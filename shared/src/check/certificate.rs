@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::pem::Pem;
@@ -143,6 +145,26 @@ pub fn check_pem_files<B: AsRef<[u8]>>(
             .extend(contents.problems.into_iter().map(problem));
     }
     report
+}
+
+/// `-----BEGIN CERTIFICATE-----` in base64: how a certificate begins inside a kubeconfig.
+const EMBEDDED: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0t";
+
+/// When the first of the certificates in a file expires, of those in PEM and those that it carries in base64 as a
+/// kubeconfig does; none where it has none that can be read.
+#[must_use]
+pub fn earliest_expiry(file: &[u8]) -> Option<Timestamp> {
+    let first = |pem: &[u8]| read(pem).certificates.iter().map(|c| c.not_after).min();
+    let text = std::str::from_utf8(file).unwrap_or_default();
+    let embedded = text.match_indices(EMBEDDED).filter_map(|(at, _)| {
+        let rest = text.get(at..)?;
+        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "+/=".contains(c)));
+        let pem = STANDARD
+            .decode(rest.get(..end.unwrap_or(rest.len()))?)
+            .ok()?;
+        first(&pem)
+    });
+    embedded.chain(first(file)).min()
 }
 
 struct Certificate {

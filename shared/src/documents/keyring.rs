@@ -66,6 +66,24 @@ pub struct GroupKeys {
     pub roots: Vec<String>,
     /// Authenticates what the group's nodes write.
     pub group_key: GroupKey,
+    /// While the signing keys change: the last root has the new keys alone, the one before it has both, and what is in
+    /// the bucket may have been signed by either.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub handover: bool,
+}
+
+impl GroupKeys {
+    /// The roots under which published metadata is acceptable, oldest first; the newest of them decides.
+    ///
+    /// While keys change, the last root is left out: until the metadata was signed anew, nothing in the bucket would be
+    /// acceptable under it.
+    #[must_use]
+    pub fn accepted_roots(&self) -> &[String] {
+        match self.roots.split_last() {
+            Some((_, before)) if self.handover && !before.is_empty() => before,
+            _ => &self.roots,
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]

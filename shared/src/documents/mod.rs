@@ -5,6 +5,7 @@ mod node_object;
 mod own_files;
 mod pki;
 mod rotating;
+mod rotation;
 mod status;
 
 pub use keyring::{
@@ -17,4 +18,5 @@ pub use pki::{
     Authority, AuthorityName, BootstrapToken, Certified, EncryptionKey, KeyPair, Pki, SshKey,
 };
 pub use rotating::{OutOfStep, Rotating, Step};
+pub use rotation::StepMark;
 pub use status::{Hold, NodeStatus, Phase, STATUS_FORMAT, StatusError};

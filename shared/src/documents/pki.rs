@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::rotating::Rotating;
+use super::rotation::StepMark;
 use crate::secret::{SecretBytes, SecretText};
 
 /// What a cluster's parts know each other by.
@@ -24,6 +25,9 @@ pub struct Pki {
     pub bootstrap: Rotating<BootstrapToken>,
     /// Opens the machines' shell to operators.
     pub ssh: SshKey,
+    /// The last step of each rotation that is under way, by what rotates.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rotations: BTreeMap<String, StepMark>,
 }
 
 /// A certificate authority of the cluster.

@@ -257,32 +257,7 @@ pub async fn sign_root(
     version: NonZeroU64,
     now: Timestamp,
 ) -> Result<Bytes, SignError> {
-    let mut root = Root {
-        spec_version: SPEC_VERSION.to_owned(),
-        consistent_snapshot: true,
-        version,
-        expires: end_of(now, ROOT_LIFE),
-        keys: HashMap::new(),
-        roles: HashMap::new(),
-        _extra: HashMap::new(),
-    };
-    for role in [
-        RoleType::Root,
-        RoleType::Targets,
-        RoleType::Snapshot,
-        RoleType::Timestamp,
-    ] {
-        let Some(key) = keys.role(role) else { continue };
-        let public = key.key_pair()?.tuf_key();
-        let id = public.key_id().map_err(SignError::KeyId)?;
-        root.keys.insert(id.clone(), public);
-        let role_keys = RoleKeys {
-            keyids: vec![id],
-            threshold: NonZeroU64::MIN,
-            _extra: HashMap::new(),
-        };
-        root.roles.insert(role, role_keys);
-    }
+    let root = root_of(&[keys], version, now)?;
     let holder = KeyHolder::Root(root.clone());
     let mut signed = sign_role("root", root, &holder, &keys.root).await?;
     if let Some(previous) = previous {
@@ -355,6 +330,65 @@ pub async fn sign_documents(
         timestamp: Bytes::from(timestamp.buffer().clone()),
         versions,
     })
+}
+
+/// Signs root version `version`, under which what `old` and what `new` sign is acceptable: the first of the two roots
+/// of a change of keys. Both root keys sign it: the old one, as whoever trusts the root before asks, and the new one,
+/// to show that its holder has it.
+///
+/// # Errors
+/// [`SignError`].
+pub async fn sign_joint_root(
+    old: &RepositoryKeys,
+    new: &RepositoryKeys,
+    version: NonZeroU64,
+    now: Timestamp,
+) -> Result<Bytes, SignError> {
+    let root = root_of(&[old, new], version, now)?;
+    let holder = KeyHolder::Root(root.clone());
+    let sources = [old.root.source(), new.root.source()];
+    let signed = SignedRole::new(root, &holder, &sources, &SystemRandom::new())
+        .await
+        .map_err(role_failed("root"))?;
+    Ok(Bytes::from(signed.buffer().clone()))
+}
+
+/// A root in which each role may be signed by each of `owners`, one signature being enough.
+fn root_of(
+    owners: &[&RepositoryKeys],
+    version: NonZeroU64,
+    now: Timestamp,
+) -> Result<Root, SignError> {
+    let mut root = Root {
+        spec_version: SPEC_VERSION.to_owned(),
+        consistent_snapshot: true,
+        version,
+        expires: end_of(now, ROOT_LIFE),
+        keys: HashMap::new(),
+        roles: HashMap::new(),
+        _extra: HashMap::new(),
+    };
+    for role in [
+        RoleType::Root,
+        RoleType::Targets,
+        RoleType::Snapshot,
+        RoleType::Timestamp,
+    ] {
+        let mut keyids = Vec::new();
+        for key in owners.iter().filter_map(|keys| keys.role(role)) {
+            let public = key.key_pair()?.tuf_key();
+            let id = public.key_id().map_err(SignError::KeyId)?;
+            root.keys.insert(id.clone(), public);
+            keyids.push(id);
+        }
+        let role_keys = RoleKeys {
+            keyids,
+            threshold: NonZeroU64::MIN,
+            _extra: HashMap::new(),
+        };
+        root.roles.insert(role, role_keys);
+    }
+    Ok(root)
 }
 
 fn entry(target: &ListedTarget) -> Target {

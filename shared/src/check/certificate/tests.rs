@@ -149,3 +149,33 @@ proptest! {
         prop_assert!(!check_pem_files("x", &files, now()).problems.is_empty());
     }
 }
+
+#[test]
+fn the_first_expiry_is_found_in_pem_and_inside_a_kubeconfig() {
+    use base64::Engine as _;
+    let key = KeyPair::generate().unwrap();
+    let (early, late) = (issue(&key, 2024, 2026), issue(&key, 2024, 2030));
+    let at = |year: i32| {
+        Some(
+            format!("{year}-01-01T00:00:00Z")
+                .parse::<Timestamp>()
+                .unwrap(),
+        )
+    };
+    assert_eq!(earliest_expiry(late.as_bytes()), at(2030));
+    assert_eq!(
+        earliest_expiry(format!("{late}{early}").as_bytes()),
+        at(2026)
+    );
+    let embed = |pem: &str| base64::engine::general_purpose::STANDARD.encode(pem);
+    let config = format!(
+        "{{\"a\": \"{}\",\n\"b\": \"{}\"}}",
+        embed(&late),
+        embed(&early)
+    );
+    assert_eq!(earliest_expiry(config.as_bytes()), at(2026));
+    for nothing in ["", "text", "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0t"] {
+        assert_eq!(earliest_expiry(nothing.as_bytes()), None);
+    }
+    assert_eq!(earliest_expiry(&[0xff, 0xfe]), None);
+}

@@ -1,0 +1,50 @@
+//! What the bucket and the nodes say, gathered for a decision.
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+
+use super::decide::{Evidence, GroupEvidence, NodeEvidence, Said};
+use crate::context::Context;
+use crate::keyring::Keyring;
+use crate::publish::read_published;
+use crate::status::{NodeReport, read_group};
+
+/// Reads what is published for each group of the keyring, and what its nodes report.
+///
+/// # Errors
+/// Metadata that is not acceptable, or a store that fails.
+pub async fn gather(
+    context: &Context,
+    keyring: &Keyring,
+    now: Timestamp,
+) -> anyhow::Result<Evidence> {
+    let mut evidence = Evidence::new();
+    for (group, keys) in &keyring.content.groups {
+        let published = read_published(context, keyring, group).await?;
+        let releases = published.releases();
+        let releases = releases.map(|r| (r.release(), r.custom.keyring.version));
+        let reports = read_group(context, keys, group)
+            .await
+            .with_context(|| format!("cannot list what the nodes of group {group} report"))?;
+        let of_group = GroupEvidence {
+            releases: releases.collect(),
+            nodes: reports.iter().map(|r| of_node(r, now)).collect(),
+        };
+        evidence.insert(group.clone(), of_group);
+    }
+    Ok(evidence)
+}
+
+fn of_node(report: &NodeReport, now: Timestamp) -> NodeEvidence {
+    let said = match &report.status {
+        Ok(status) => Said::Runs {
+            release: status.release,
+            age_seconds: report.age_seconds(now).unwrap_or(i64::MAX),
+        },
+        Err(error) => Said::Unusable(error.to_string()),
+    };
+    NodeEvidence {
+        node: report.node.clone(),
+        said,
+    }
+}
