@@ -19,8 +19,11 @@ use platform_tests::measure::report::{Samples, Table, head};
 use platform_tests::measure::stand::{Filling, NodeSettings, Stand};
 use platform_tests::measure::tls_front::{Passed, TlsFront};
 
-/// Polls before the first that counts: connecting, and what follows an adoption.
-const WARM_UP: usize = 5;
+/// Polls before the first that counts: connecting, and what follows an adoption, up to the removal of what the release
+/// before has left, which waits for the end of the pods that used it.
+const WARM_UP: usize = 65;
+/// Polls of an agent that adopts nothing, before it is looked at.
+const CONNECTING: usize = 5;
 /// Polls a chunk, of which the median is shown beside the mean.
 const CHUNK: usize = 20;
 
@@ -76,7 +79,7 @@ async fn main() -> anyhow::Result<()> {
     // What an agent holds that never saw the large release.
     let node = AgentProcess::start(&agent, &config, metrics, Some(front.authority()))?;
     node.until_release(release).await?;
-    until_polls(&front, polls_of(&front.passed()) + WARM_UP).await;
+    until_polls(&front, polls_of(&front.passed()) + CONNECTING).await;
     println!(
         "An agent started on the 30 files on disk: {} resident.\n",
         mib(node.memory()?.resident)
