@@ -9,7 +9,7 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 TRIPLE := x86_64-unknown-linux-gnu
 AGENT := $(TARGET)/$(TRIPLE)/dist/platform-agent
 AGENT_MAX_MIB := 12
-# Static; relocations packed and no unwind tables (the profile aborts on a panic): 2 MiB less to store and to keep resident.
+# Static; relocations packed and no unwind tables (the profile aborts on a panic): 1 MiB less to store and to keep resident.
 STATIC_FLAGS := -C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs -C force-unwind-tables=no
 PLATFORMCTL := $(TARGET)/debug/platformctl
 IMAGE := platform
