@@ -31,6 +31,7 @@ pub mod failpoints;
 pub mod hold;
 pub mod http;
 pub mod kubelet;
+mod memory;
 pub mod metrics;
 pub mod parts;
 pub mod starting;

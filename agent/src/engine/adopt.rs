@@ -196,6 +196,7 @@ impl Agent {
         self.keep_leftovers();
         self.resume = None;
         self.disk_matches = true;
+        self.looked_at = None;
         self.copy_is_lost = false;
         self.recovered = true;
         self.troubles.clear(Source::Adoption);

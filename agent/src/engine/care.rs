@@ -1,6 +1,7 @@
 //! Looking after the disk: finishing what a crash interrupted, and putting back what somebody changed.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use shared::documents::Phase;
 use tokio::task::{JoinError, spawn_blocking};
@@ -10,6 +11,9 @@ use super::Agent;
 use super::wait::DISK_PATIENCE;
 use crate::disk::{Disk, DiskError};
 use crate::trouble::{Source, chain};
+
+/// How often the files are looked at where nothing is told of them.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What was done to the disk.
 #[derive(Debug, Default)]
@@ -91,11 +95,25 @@ impl Agent {
         }
     }
 
+    /// Whether the files are to be looked at though nothing has woken the loop. Where every directory is watched that is the
+    /// second line of defence, for what inotify does not tell, and a look costs a system call a file.
+    pub(super) fn look_is_due(&self) -> bool {
+        let quiet = self.disk_matches
+            && self.drift.is_complete()
+            && self.troubles.of(Source::Disk).is_none()
+            && self.troubles.of(Source::Foreign).is_none();
+        !quiet
+            || self
+                .looked_at
+                .is_none_or(|at| at.elapsed() >= LOOK_INTERVAL)
+    }
+
     /// Compares the disk with the ledger, cheaply, and puts back what differs, unless a person holds the node.
     pub(super) async fn look_after_disk(&mut self) {
         if !self.recovered {
             return;
         }
+        self.looked_at = Some(Instant::now());
         self.hold = self.hold_file.in_force(self.clock.now());
         self.look_at_foreign_files();
         self.finish_up().await;

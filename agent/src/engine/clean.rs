@@ -46,6 +46,7 @@ impl Agent {
         }
         match self.on_disk(Disk::clean).await {
             Ok(Ok(directories)) => {
+                self.worked = true;
                 self.clean_at = None;
                 self.troubles.clear(Source::Leftovers);
                 tracing::debug!(

@@ -42,6 +42,7 @@ use crate::disk::Disk;
 use crate::drift::DriftWatch;
 use crate::hold::HoldFile;
 use crate::kubelet::KubeletCertificate;
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::status::{NodeIdentity, Reporter};
 use crate::systemd::ServiceManager;
@@ -158,6 +159,8 @@ pub struct Agent {
     /// The disk was recovered and verified since the start.
     recovered: bool,
     disk_matches: bool,
+    /// When the files were last compared with the ledger.
+    looked_at: Option<Instant>,
     /// The verified copy can't be used: the release on the disk is to be adopted again.
     copy_is_lost: bool,
     handled: Option<Handled>,
@@ -179,6 +182,8 @@ pub struct Agent {
     foreign: Vec<String>,
     repaired: u64,
     adopted: Option<ReleaseNumber>,
+    /// More was done than to ask: some of what it took can be given back.
+    worked: bool,
     /// The release whose certificates were looked at for the metric.
     certificates_of: Option<ReleaseNumber>,
     reporter: Reporter,
@@ -219,6 +224,7 @@ impl Agent {
             shutdown: never,
             recovered: false,
             disk_matches: false,
+            looked_at: None,
             copy_is_lost: false,
             handled: None,
             handling: None,
@@ -234,6 +240,7 @@ impl Agent {
             foreign: Vec::new(),
             repaired: 0,
             adopted: None,
+            worked: false,
             certificates_of: None,
             reporter: Reporter::default(),
         }
@@ -250,6 +257,9 @@ impl Agent {
                 _ => {}
             }
             self.report().await;
+            if std::mem::take(&mut self.worked) {
+                memory::give_back();
+            }
             if self.updater.as_ref().is_some_and(Updater::has_failed) {
                 tracing::error!("this binary is new and has not confirmed a poll in its time");
                 break Ended::Unconfirmed;

@@ -27,10 +27,12 @@ impl Agent {
     pub(super) async fn pass(&mut self) -> Outcome {
         self.watch();
         self.hold = self.hold_file.in_force(self.clock.now());
-        if self.recovered {
+        if !self.recovered {
+            self.care_for_disk().await;
+        } else if self.look_is_due() {
             self.look_after_disk().await;
         } else {
-            self.care_for_disk().await;
+            self.finish_up().await;
         }
         self.look_after_host().await;
         if self.hold.is_none() && std::mem::take(&mut self.held_back) {
@@ -245,6 +247,7 @@ impl Agent {
     async fn verify(&mut self, seen: Seen) -> Result<State, Stop> {
         fail::fail_point!("engine::verify");
         let began = Instant::now();
+        self.worked = true;
         self.check_clock()?;
         let trusted = self.refresh().await?;
         self.verified_at = Some(Instant::now());

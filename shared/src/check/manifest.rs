@@ -8,7 +8,8 @@ use std::fmt;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
-use super::yaml::{join_key, parse_document};
+use super::json::parse_document;
+use super::yaml::join_key;
 use super::{pod, references, values};
 
 /// The largest manifest kubelet reads.
@@ -22,8 +23,6 @@ const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 pub struct ManifestProblem {
     /// Path of the field, such as `spec.containers[0].image`; `None` when it is about the whole file.
     pub path: Option<String>,
-    /// Line in the bytes that were checked, from 1, where the parser knows it.
-    pub line: Option<usize>,
     /// What is wrong.
     pub message: String,
 }
@@ -78,7 +77,6 @@ impl Problems {
     pub(crate) fn at(&mut self, path: impl Into<String>, message: impl Into<String>) {
         self.0.push(ManifestProblem {
             path: Some(path.into()),
-            line: None,
             message: message.into(),
         });
     }
@@ -86,16 +84,16 @@ impl Problems {
     pub(crate) fn whole(&mut self, message: impl Into<String>) {
         self.0.push(ManifestProblem {
             path: None,
-            line: None,
             message: message.into(),
         });
     }
 }
 
-/// Checks one manifest file as kubelet would read it.
+/// Checks one manifest file, in the canonical form in which releases carry it, as kubelet would read it: JSON, which
+/// every YAML reader takes for the same. Other YAML is refused, for what it means depends on the reader.
 ///
 /// # Errors
-/// Every problem found. Where the file is no YAML, or no v1 Pod, that alone: nothing else can be said about it.
+/// Every problem found. Where the file is no JSON, or no v1 Pod, that alone: nothing else can be said about it.
 pub fn check_manifest(file_name: &str, bytes: &[u8]) -> Result<PodSummary, Vec<ManifestProblem>> {
     let mut problems = Problems::default();
     check_file_name(file_name, &mut problems);
@@ -108,13 +106,8 @@ pub fn check_manifest(file_name: &str, bytes: &[u8]) -> Result<PodSummary, Vec<M
     }
     let value = match parse_document(bytes) {
         Ok(value) => value,
-        Err(found) => {
-            let found = found.into_iter();
-            problems.0.extend(found.map(|p| ManifestProblem {
-                path: p.path,
-                line: p.line,
-                message: p.message,
-            }));
+        Err(error) => {
+            problems.whole(format!("no canonical manifest: {error}"));
             return Err(problems.0);
         }
     };
@@ -123,7 +116,7 @@ pub fn check_manifest(file_name: &str, bytes: &[u8]) -> Result<PodSummary, Vec<M
     }
     references::check(&value, &mut problems);
     values::check(&value, &mut problems);
-    let summary = match decode(&value, bytes, &mut problems) {
+    let summary = match decode(&value, &mut problems) {
         Some(pod) => summarise(&pod, &mut problems),
         None => return Err(problems.0),
     };
@@ -165,50 +158,37 @@ fn check_kind(value: &Value, problems: &mut Problems) -> bool {
 }
 
 /// Decodes the Pod and reports each field that this Kubernetes does not know.
-fn decode(value: &Value, bytes: &[u8], problems: &mut Problems) -> Option<Pod> {
+fn decode(value: &Value, problems: &mut Problems) -> Option<Pod> {
     let mut unknown = Vec::new();
-    let decoded = serde_ignored::deserialize(value, |path| unknown.push(field_path(&path)));
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
+    let decoded = serde_ignored::deserialize(tracked, |path| unknown.push(field_path(&path)));
     for path in unknown {
         problems.at(path, "unknown field; kubelet would ignore it silently");
     }
     match decoded {
         Ok(pod) => Some(pod),
         Err(error) => {
-            // The YAML reader says which field has the wrong type; the JSON value does not.
-            let (line, told) = match serde_yaml::from_slice::<Pod>(bytes) {
-                Err(better) => (better.location().map(|at| at.line()), better.to_string()),
-                Ok(_) => (None, error.to_string()),
-            };
-            let (path, message) = without_value(&told);
-            problems.0.push(ManifestProblem {
-                path,
-                line,
-                message,
-            });
+            let message = without_value(&serde_json::Error::to_string(&error));
+            match track.path().to_string() {
+                path if path == "." => problems.whole(message),
+                path => problems.at(path, message),
+            }
             None
         }
     }
 }
 
-/// A decoder's error as the field's path and what belongs there. The value itself stays out: on a node this text goes
-/// into a status that is not encrypted.
-fn without_value(told: &str) -> (Option<String>, String) {
-    let (path, rest) = match told.split_once(": ") {
-        Some((path, rest)) if !path.contains(' ') => (Some(path.to_owned()), rest),
-        _ => (None, told),
-    };
-    if rest.starts_with("missing field ") {
-        return (path, rest.to_owned());
+/// A decoder's error as what belongs there. The value itself stays out: on a node this text goes into a status that is
+/// not encrypted.
+fn without_value(told: &str) -> String {
+    if told.starts_with("missing field ") {
+        return told.to_owned();
     }
-    let expected = rest
-        .rsplit_once(", expected ")
-        .map(|(_, expected)| expected);
-    let expected = expected.map(|e| e.split(" at line ").next().unwrap_or(e));
-    let message = match expected {
-        Some(expected) => format!("has the wrong type: expected {expected}"),
+    match told.rsplit_once(", expected ") {
+        Some((_, expected)) => format!("has the wrong type: expected {expected}"),
         None => "has the wrong type".to_owned(),
-    };
-    (path, message)
+    }
 }
 
 fn field_path(path: &serde_ignored::Path<'_>) -> String {

@@ -5,6 +5,7 @@
 //! Every check reports all that it finds, not the first.
 
 pub mod certificate;
+mod json;
 pub mod manifest;
 mod pod;
 mod private_key;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use rcgen::{CertificateParams, DnType, KeyPair};
+use serde_json::{Value, json};
 use shared::bundle::{FileEntry, Index, Mode, Origin, Release, pack};
 use shared::check::secret_dir::{secret_dir_digest, secret_dir_path};
 use shared::limits;
@@ -46,19 +47,25 @@ impl Leaf {
     }
 }
 
-/// A static pod's manifest; `spec` is appended to its specification.
-pub fn pod(name: &str, spec: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: kube-system\nspec:\n  hostNetwork: true\n  \
-         automountServiceAccountToken: false\n  containers:\n    - name: {name}\n      image: registry.k8s.io/pause:3.10\n{spec}"
-    )
+/// A static pod's manifest with these volumes.
+pub fn pod(name: &str, volumes: &Value) -> String {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "kube-system"},
+        "spec": {
+            "hostNetwork": true,
+            "automountServiceAccountToken": false,
+            "containers": [{"name": name, "image": "registry.k8s.io/pause:3.10"}],
+            "volumes": volumes,
+        },
+    })
+    .to_string()
 }
 
-/// The `volumes` of a pod that mounts a directory of the host.
-pub fn mount(path: &str) -> String {
-    format!(
-        "  volumes:\n    - name: secrets\n      hostPath:\n        path: {path}\n        type: Directory\n"
-    )
+/// The volumes of a pod that mounts a directory of the host.
+pub fn mount(path: &str) -> Value {
+    json!([{"name": "secrets", "hostPath": {"path": path, "type": "Directory"}}])
 }
 
 impl Files {
@@ -86,7 +93,7 @@ impl Files {
         files.put(&format!("manifests/{POD}.yaml"), mounted.as_bytes());
         files.put(
             &format!("manifests/{OTHER_POD}.yaml"),
-            pod(OTHER_POD, "").as_bytes(),
+            pod(OTHER_POD, &json!([])).as_bytes(),
         );
         Ok(files)
     }

@@ -1,5 +1,6 @@
 //! Attacks in the files themselves: well-formed bundles of what kubelet or a pod must never see.
 
+use serde_json::json;
 use shared::check::secret_dir::secret_dir_path;
 use shared::digest::Sha256Digest;
 
@@ -12,13 +13,17 @@ pub async fn attacks(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
             .files
             .with("manifests/kube-scheduler.yaml", text.as_bytes())
     };
-    let deployment = "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: a\n";
+    let deployment =
+        r#"{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}}"#;
     let twin = stage
         .files
-        .with("manifests/twin.yaml", pod(POD, "").as_bytes());
-    let reference = "  volumes:\n    - name: token\n      secret:\n        secretName: admin\n";
+        .with("manifests/twin.yaml", pod(POD, &json!([])).as_bytes());
+    let reference = json!([{"name": "token", "secret": {"secretName": "admin"}}]);
     let strange = secret_dir_path("kube-apiserver", &Sha256Digest::of(b"x").to_string());
-    let two = format!("{}---\n{}", pod("a", ""), pod("b", ""));
+    let none = json!([]);
+    let two = format!("{}\n{}", pod("a", &none), pod("b", &none));
+    let twice = pod(OTHER_POD, &none).replacen('{', r#"{"kind": "Job","#, 1);
+    let yaml = "apiVersion: v1\nkind: Pod\nmetadata: {name: kube-scheduler}\nspec: {containers: [{name: a, image: a, args: [on]}]}\n";
 
     let other_key = Leaf {
         key: Leaf::valid()?.key,
@@ -36,7 +41,7 @@ pub async fn attacks(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
         no_manifest.put(path, bytes);
     }
 
-    let cases: [(&'static str, &'static str, Files, &'static str); 12] = [
+    let cases: [(&'static str, &'static str, Files, &'static str); 14] = [
         (
             "no-pod",
             "A manifest is a Deployment.",
@@ -44,16 +49,28 @@ pub async fn attacks(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
             "kubelet takes a v1 Pod from a file, not \"apps/v1\" \"Deployment\"",
         ),
         (
-            "not-yaml",
-            "A manifest is cut off in the middle of its YAML.",
-            manifest("apiVersion: v1\nkind: [Pod"),
-            "manifests/kube-scheduler.yaml",
+            "cut-off-manifest",
+            "A manifest is cut off in the middle.",
+            manifest(r#"{"apiVersion": "v1", "kind": ["Pod""#),
+            "no canonical manifest: EOF while parsing a list",
+        ),
+        (
+            "ambiguous-yaml",
+            "A manifest is YAML that two readers may read differently.",
+            manifest(yaml),
+            "no canonical manifest: expected value",
+        ),
+        (
+            "duplicate-key",
+            "A manifest names its kind twice, and readers differ in which they take.",
+            manifest(&twice),
+            "the key \"kind\" comes twice",
         ),
         (
             "two-documents",
             "A manifest holds two Pods, of which kubelet would take the first.",
             manifest(&two),
-            "the file holds more than one document",
+            "no canonical manifest: trailing characters",
         ),
         (
             "two-pods-of-one-name",
@@ -64,7 +81,7 @@ pub async fn attacks(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
         (
             "api-reference",
             "A manifest mounts a Secret of the API server.",
-            manifest(&pod(OTHER_POD, reference)),
+            manifest(&pod(OTHER_POD, &reference)),
             "static pods may not refer to a Secret",
         ),
         (

@@ -53,7 +53,10 @@ impl Stage {
         Ok(Self {
             before: publisher.publish(BEFORE, &[&release]).await?,
             compute: Publisher::new(ENVIRONMENT, "compute", wrap).await?,
-            changed: files.with("manifests/intruder.yaml", pod("intruder", "").as_bytes()),
+            changed: files.with(
+                "manifests/intruder.yaml",
+                pod("intruder", &serde_json::json!([])).as_bytes(),
+            ),
             release,
             publisher,
             files,

@@ -179,3 +179,39 @@ async fn expired_signatures_are_refused_by_nodes_and_renewed_by_their_signer() {
     let trusted = stage.as_node().await.unwrap();
     assert_eq!(trusted.current().unwrap().release().get(), release);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_says_what_runs_out_within_a_month_and_ends_with_3() {
+    let stage = Stage::new().await;
+    for (days, code) in [(31, 0), (29, 3), (-1, 3)] {
+        stage.signed_until(in_days(days)).await;
+        let run = |format: &'static str| {
+            let mut command = stage.operator.platformctl();
+            command.args(["status", "-e", "local", "--output", format]);
+            tokio::task::spawn_blocking(move || command.output().unwrap())
+        };
+        let json = run("json").await.unwrap();
+        assert_eq!(json.status.code(), Some(code), "{days}: {json:?}");
+        let told: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+        let all = told["expires"].as_array().unwrap();
+        let soon: Vec<&str> = all
+            .iter()
+            .filter(|e| e["soon"] == true)
+            .map(|e| e["what"].as_str().unwrap())
+            .collect();
+        let expected: &[&str] = match code {
+            3 => &["signatures of group secure"],
+            _ => &[],
+        };
+        assert_eq!(soon, expected, "{days}: {told}");
+        let text = run("text").await.unwrap();
+        assert_eq!(text.status.code(), Some(code), "{days}: {text:?}");
+        let said = String::from_utf8(text.stdout).unwrap();
+        let verb = match days {
+            31 => "expires first: signatures of group secure",
+            29 => "signatures of group secure EXPIRES SOON, at",
+            _ => "signatures of group secure HAS EXPIRED at",
+        };
+        assert!(said.contains(verb), "{days}: {said}");
+    }
+}

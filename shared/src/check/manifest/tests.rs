@@ -273,7 +273,8 @@ fn a_wrong_type_is_named_by_path() {
     assert_eq!(found, [expected]);
     // The value may be anything, and the text is read by anybody.
     let found = with("/spec/containers/0/image", json!(12345));
-    assert_eq!(found, ["has the wrong type: expected a string"]);
+    let expected = "spec.containers[0].image: has the wrong type: expected a string";
+    assert_eq!(found, [expected]);
 }
 
 #[test]
