@@ -24,7 +24,9 @@ pub mod engine_version;
 pub mod env;
 pub mod exit;
 pub mod expiry;
+pub mod instances;
 pub mod keyring;
+pub mod kubeconfig;
 pub mod lint;
 pub mod output;
 mod patient_wrap;
@@ -34,6 +36,7 @@ pub mod release;
 pub mod render;
 pub mod rotate;
 pub mod secrets;
+pub mod ssh;
 pub mod status;
 #[cfg(test)]
 mod testing;
