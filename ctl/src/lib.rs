@@ -16,6 +16,7 @@
 pub mod artifact;
 pub mod aws;
 pub mod cmd;
+pub mod confirm;
 pub mod context;
 pub mod dev;
 pub mod diff;

@@ -1,5 +1,7 @@
 //! The machines of an environment, as EC2 and auto-scaling show them, with what their nodes report.
 
+mod change;
+mod replace;
 mod select;
 mod table;
 
@@ -8,6 +10,8 @@ use std::collections::BTreeMap;
 use aws_sdk_ec2::types::{Filter, InstanceStateName};
 use jiff::Timestamp;
 
+pub use change::{console, set_desired, terminate_for_replacement};
+pub use replace::objections;
 pub use select::{SelectError, select};
 pub use table::{as_json, table};
 
