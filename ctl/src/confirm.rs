@@ -44,8 +44,10 @@ fn ask(prompt: &str, flag: &str) -> anyhow::Result<String> {
     if !stdin.is_terminal() {
         let question = prompt.lines().next().unwrap_or_default();
         return Err(mistake(format!(
-            "not done: {} needs a confirmation, and there is no terminal to ask at; give {flag}",
-            question.trim_end_matches(" [y/N] ").trim_end_matches('?')
+            "not done: this needs a confirmation, and there is no terminal to ask at: give {flag}. {}",
+            question
+                .trim_end_matches(" [y/N] ")
+                .trim_end_matches(" Go on?")
         )));
     }
     let mut terminal = stderr();

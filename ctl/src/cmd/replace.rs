@@ -44,11 +44,7 @@ impl ReplaceArgs {
         aws.require_account(&workspace.environment).await?;
         let fleet = read_fleet(&aws, &workspace.environment).await?;
         let instance = select(&fleet.instances, &self.node).map_err(|e| mistake(e.to_string()))?;
-        let against = against(&workspace, &fleet, instance).await?;
-        if !against.is_empty() {
-            let lines: String = against.iter().map(|a| format!("\n    {a}")).collect();
-            anyhow::bail!("{} is not replaced now:{lines}", instance.label());
-        }
+        check(&workspace, &fleet, instance).await?;
         let what = format!(
             "{} is ended, and its group launches another.",
             instance.label()
@@ -59,6 +55,11 @@ impl ReplaceArgs {
                  its successor in yet. That is for you to do (`etcdctl member remove`, then `member add`)."
             );
             confirm_name(&warning, workspace.name.as_str(), self.confirm.as_deref())?;
+            // While it was asked, another operator may have replaced another.
+            let fleet = read_fleet(&aws, &workspace.environment).await?;
+            let instance =
+                select(&fleet.instances, &instance.id).map_err(|e| mistake(e.to_string()))?;
+            check(&workspace, &fleet, instance).await?;
         } else {
             confirm(&format!("{what} Go on?"), self.yes)?;
         }
@@ -70,6 +71,16 @@ impl ReplaceArgs {
         ));
         Ok(Outcome::Done)
     }
+}
+
+/// Refuses while anything stands against it.
+async fn check(workspace: &Workspace, fleet: &Fleet, instance: &Instance) -> anyhow::Result<()> {
+    let against = against(workspace, fleet, instance).await?;
+    if against.is_empty() {
+        return Ok(());
+    }
+    let lines: String = against.iter().map(|a| format!("\n    {a}")).collect();
+    anyhow::bail!("{} is not replaced now:{lines}", instance.label());
 }
 
 /// What stands against it. Only a secure machine needs what the nodes report.
