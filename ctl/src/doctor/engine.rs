@@ -21,11 +21,12 @@ fn judge(found: &Result<Engine, EngineError>) -> Line {
         ),
         Err(error) => {
             let says = error.to_string();
-            // Each of them ends with what to do.
-            let (says, fix) = says
-                .split_once(": ")
-                .or_else(|| says.rsplit_once("; "))
-                .unwrap_or((&says, "name another with --engine"));
+            // Each ends with what to do; where a program said something, that comes before it.
+            let parts = match error {
+                EngineError::Silent { .. } => says.rsplit_once("; "),
+                _ => says.split_once(": "),
+            };
+            let (says, fix) = parts.unwrap_or((&says, "name another with --engine"));
             Line::fail("engine", says, fix)
         }
     }
@@ -63,6 +64,11 @@ mod tests {
         let line = judge(&Err(EngineError::Missing));
         assert_eq!(line.says, "neither terraform nor tofu is on the PATH");
         assert!(line.fix.unwrap().starts_with("install Terraform"));
+        let line = judge(&Err(EngineError::Silent {
+            program: "/bin/tofu".into(),
+            why: "exit status: 3".to_owned(),
+        }));
+        assert_eq!(line.fix.as_deref(), Some("reinstall it"));
         let line = judge(&Err(EngineError::NoProgram("/x".into())));
         assert_eq!((line.verdict, line.fix.is_some()), (Fail, true));
     }

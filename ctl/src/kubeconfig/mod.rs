@@ -73,8 +73,8 @@ pub fn parse_lifetime(text: &str) -> Result<SignedDuration, String> {
 }
 
 fn days(text: &str) -> Option<SignedDuration> {
-    let days: i64 = text.strip_suffix('d')?.parse().ok()?;
-    Some(SignedDuration::from_hours(days.checked_mul(24)?))
+    let days: u16 = text.strip_suffix('d')?.parse().ok()?;
+    Some(SignedDuration::from_hours(i64::from(days) * 24))
 }
 
 #[cfg(test)]
