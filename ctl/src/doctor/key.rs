@@ -89,8 +89,13 @@ impl Facts {
             account: key.aws_account_id().unwrap_or_default().to_owned(),
             enabled: state == Some(KeyState::Enabled),
             state: state.map_or_else(|| "unknown".to_owned(), |s| s.as_str().to_owned()),
-            encrypts: key.key_spec() == Some(&KeySpec::SymmetricDefault)
-                && key.key_usage() == Some(&KeyUsageType::EncryptDecrypt),
+            // AWS says both of every key; what leaves one out means the default.
+            encrypts: key
+                .key_spec()
+                .is_none_or(|spec| *spec == KeySpec::SymmetricDefault)
+                && key
+                    .key_usage()
+                    .is_none_or(|usage| *usage == KeyUsageType::EncryptDecrypt),
         }
     }
 }

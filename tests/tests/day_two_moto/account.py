@@ -11,7 +11,7 @@ ec2, scaling, route53, kms, s3 = map(client, ["ec2", "autoscaling", "route53", "
 made = {}
 
 if what == "prerequisites":
-    made["key"] = kms.create_key()["KeyMetadata"]["KeyId"]
+    made["key"] = kms.create_key(KeySpec="SYMMETRIC_DEFAULT", KeyUsage="ENCRYPT_DECRYPT")["KeyMetadata"]["KeyId"]
     kms.create_alias(AliasName="alias/platform-dev", TargetKeyId=made["key"])
     route53.create_hosted_zone(Name="example.com", CallerReference="1")
     s3.create_bucket(Bucket="example-dev-secrets")

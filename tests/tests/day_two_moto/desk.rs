@@ -41,6 +41,10 @@ impl Desk {
         let key = made["key"].as_str().unwrap();
         desk.directory = desk.moto.lay_out(key).unwrap();
         desk.amend("ami-0123456789abcdef0", made["image"].as_str().unwrap());
+        // What the variables name is there, or the SDK warns at each start.
+        for empty in ["no-config", "no-credentials"] {
+            fs::write(desk.path(empty), "").unwrap();
+        }
         fs::create_dir(desk.path("home")).unwrap();
         fs::create_dir(desk.path("bin")).unwrap();
         desk.program("terraform", "echo '{\"terraform_version\": \"1.11.4\"}'");

@@ -84,7 +84,7 @@ async fn the_machines_are_shown_reached_scaled_and_replaced() {
     assert_eq!(lines.len(), 5, "{said:?}");
     assert!(
         lines[..2].iter().all(|l| l.starts_with("|  dev-compute|  ")
-            && l.ends_with("  -  |  launch template out of date")),
+            && l.ends_with("|  -  |  -     |  launch template out of date")),
         "{said:?}"
     );
     assert!(
