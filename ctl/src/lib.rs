@@ -14,14 +14,20 @@
 )]
 
 pub mod artifact;
+pub mod aws;
 pub mod cmd;
+pub mod confirm;
 pub mod context;
 pub mod dev;
 pub mod diff;
+pub mod doctor;
+pub mod engine_version;
 pub mod env;
 pub mod exit;
 pub mod expiry;
+pub mod instances;
 pub mod keyring;
+pub mod kubeconfig;
 pub mod lint;
 pub mod output;
 mod patient_wrap;
@@ -31,5 +37,8 @@ pub mod release;
 pub mod render;
 pub mod rotate;
 pub mod secrets;
+pub mod ssh;
 pub mod status;
+#[cfg(test)]
+mod testing;
 pub mod userdata;

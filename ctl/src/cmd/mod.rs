@@ -3,14 +3,21 @@
 mod artifacts;
 mod build;
 mod completions;
+mod console;
 mod dev;
 mod diff;
+mod doctor;
 mod init;
+mod instances;
+mod kubeconfig;
 mod lint;
 mod publish;
 mod refresh;
+mod replace;
 mod rotate;
+mod scale;
 mod secrets;
+mod ssh;
 mod status;
 
 use std::path::PathBuf;
@@ -23,7 +30,7 @@ use crate::exit::Outcome;
 #[derive(Debug, Parser)]
 #[command(name = "platformctl", version, propagate_version = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 it differs (diff, status)."
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 it differs (diff, doctor, status)."
 )]
 pub struct Cli {
     /// Where environments/, manifests/, cloudinit/ and secrets/ are looked for.
@@ -40,6 +47,8 @@ pub struct Cli {
 enum Verb {
     /// Write out a working directory: the environments' sample, and the templates of manifests and user data.
     Init(init::InitArgs),
+    /// Check everything that the environment needs, and say what to do; nothing is changed.
+    Doctor(doctor::DoctorArgs),
     /// Render an environment's manifests, and its groups' user data, into a directory.
     Build(build::BuildArgs),
     /// Check an environment's files offline, by kubelet's own rules.
@@ -54,6 +63,18 @@ enum Verb {
     Rotate(rotate::RotateArgs),
     /// Show each node's release, phase, last error and the age of its report.
     Status(status::StatusArgs),
+    /// Show the machines: addresses, state, zone, release and phase.
+    Instances(instances::InstancesArgs),
+    /// Open a shell on a machine, or run a command there.
+    Ssh(ssh::SshArgs),
+    /// Issue a short-lived kubeconfig for an administrator.
+    Kubeconfig(kubeconfig::KubeconfigArgs),
+    /// Show what a machine wrote to its console as it booted.
+    Console(console::ConsoleArgs),
+    /// Change how many machines the compute group has.
+    Scale(scale::ScaleArgs),
+    /// End a machine, so that its group launches another.
+    Replace(replace::ReplaceArgs),
     /// Files of your own that a pod needs, encrypted in the keyring and delivered with the next release.
     Secrets(secrets::SecretsArgs),
     /// Large public files of the machines: kubelet, CNI plugins, platform-agent itself.
@@ -92,6 +113,7 @@ impl Cli {
         let directory = self.directory;
         match self.verb {
             Verb::Init(args) => args.run(&directory),
+            Verb::Doctor(args) => args.run(&directory).await,
             Verb::Build(args) => args.run(&directory).await,
             Verb::Lint(args) => args.run(&directory),
             Verb::Diff(args) => args.run(&directory).await,
@@ -99,6 +121,12 @@ impl Cli {
             Verb::Refresh(args) => args.run(&directory).await,
             Verb::Rotate(args) => args.run(&directory).await,
             Verb::Status(args) => args.run(&directory).await,
+            Verb::Instances(args) => args.run(&directory).await,
+            Verb::Ssh(args) => args.run(&directory).await,
+            Verb::Kubeconfig(args) => args.run(&directory).await,
+            Verb::Console(args) => args.run(&directory).await,
+            Verb::Scale(args) => args.run(&directory).await,
+            Verb::Replace(args) => args.run(&directory).await,
             Verb::Secrets(args) => args.run(&directory).await,
             Verb::Artifacts(args) => args.run(&directory).await,
             Verb::Dev(args) => args.run(&directory).await,
