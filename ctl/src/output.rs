@@ -1,6 +1,6 @@
 //! The one place that writes to the terminal.
 
-use std::io::{IsTerminal as _, Write as _, stderr, stdout};
+use std::io::{IsTerminal as _, Write as _, stderr, stdin, stdout};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -64,6 +64,35 @@ pub fn progress(steps: u64, what: &str) -> ProgressBar {
     }
     bar.set_prefix(what.to_owned());
     bar
+}
+
+/// What a person said to a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confirmation {
+    /// Go ahead.
+    Yes,
+    /// Do not.
+    No,
+    /// There is nobody to ask.
+    NoTerminal,
+}
+
+/// Asks on the terminal, unless it was said beforehand. Anything but a yes is a no.
+#[must_use]
+pub fn confirm(question: &str, yes: bool) -> Confirmation {
+    if yes {
+        return Confirmation::Yes;
+    }
+    if !stdin().is_terminal() || !stderr().is_terminal() {
+        return Confirmation::NoTerminal;
+    }
+    let _ = write!(stderr(), "{question} [y/N] ");
+    let mut answer = String::new();
+    let _ = stdin().read_line(&mut answer);
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Confirmation::Yes,
+        _ => Confirmation::No,
+    }
 }
 
 /// A duration as people say it: `3s`, `4m10s`, `2h05m`, `3d04h`.

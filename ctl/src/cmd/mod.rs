@@ -5,10 +5,12 @@ mod build;
 mod completions;
 mod dev;
 mod diff;
+mod history;
 mod init;
 mod lint;
 mod publish;
 mod refresh;
+mod rollback;
 mod rotate;
 mod secrets;
 mod status;
@@ -44,10 +46,14 @@ enum Verb {
     Build(build::BuildArgs),
     /// Check an environment's files offline, by kubelet's own rules.
     Lint(lint::LintArgs),
-    /// Show what a publish would change; secrets are named, never shown.
+    /// Show what a publish would change, or in what two releases differ; secrets are named, never shown.
     Diff(diff::DiffArgs),
+    /// Show each group's releases: when, by whom, what each changed, and what became of it.
+    History(history::HistoryArgs),
     /// Sign, encrypt and upload what has changed; nodes adopt it at their next poll.
     Publish(publish::PublishArgs),
+    /// Publish the templates' files of an older release again, with today's secrets.
+    Rollback(rollback::RollbackArgs),
     /// Sign the published metadata again where a third of its life or less is left.
     Refresh(refresh::RefreshArgs),
     /// Replace certificates, authorities, tokens and signing keys, step by step.
@@ -95,7 +101,9 @@ impl Cli {
             Verb::Build(args) => args.run(&directory).await,
             Verb::Lint(args) => args.run(&directory),
             Verb::Diff(args) => args.run(&directory).await,
+            Verb::History(args) => args.run(&directory).await,
             Verb::Publish(args) => args.run(&directory).await,
+            Verb::Rollback(args) => args.run(&directory).await,
             Verb::Refresh(args) => args.run(&directory).await,
             Verb::Rotate(args) => args.run(&directory).await,
             Verb::Status(args) => args.run(&directory).await,

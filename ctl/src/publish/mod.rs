@@ -256,6 +256,7 @@ async fn seal_release(
     content: &Content,
     digest: &str,
     number: ReleaseNumber,
+    replaces: Option<ReleaseNumber>,
 ) -> anyhow::Result<SealedRelease> {
     let release = content.number(number)?;
     let index = release.index();
@@ -284,6 +285,8 @@ async fn seal_release(
         published_by: operator(),
         agent: content.agent().cloned(),
         artifacts: targets_of(content).into_iter().map(|t| t.name).collect(),
+        replaces,
+        brings_back: content.brings_back(),
     };
     let sha256 = Sha256Digest::of(&sealed);
     Ok(SealedRelease {

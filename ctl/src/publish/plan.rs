@@ -6,6 +6,7 @@ use indicatif::ProgressBar;
 use jiff::Timestamp;
 use shared::bundle::pack;
 use shared::names::{GroupName, ReleaseNumber};
+use shared::store::{Backoff, keys, with_retries};
 use shared::trust::ReleaseTarget;
 
 use super::newest::newest;
@@ -15,7 +16,7 @@ use super::{
     Choices, Publication, Published, after_burned, following, good, read_published, relist,
     relist_artifacts, renew_if_due, seal_release, targets_of,
 };
-use crate::artifact::{AGENT, ArtifactList, FILE, ensure, join};
+use crate::artifact::{ArtifactEntry, ArtifactList, FILE, ensure, join};
 use crate::context::Context;
 use crate::exit::mistake;
 use crate::keyring::{self, Keyring};
@@ -205,14 +206,35 @@ impl Planned {
         Ok(())
     }
 
-    /// Every artifact that will be signed is in the bucket before anything names it.
+    /// Every artifact that will be signed is in the bucket before anything names it. What is missing there is looked for
+    /// by the working directory's list.
     async fn upload_artifacts(&self, context: &Context) -> anyhow::Result<()> {
+        let store = context.store.as_ref();
+        let mut missing = Vec::new();
+        for target in targets_of(&self.content) {
+            let key = keys::target(&self.group, &target.sha256, &target.name);
+            let there = with_retries(Backoff::INTERACTIVE, || store.list(&key)).await;
+            if !there
+                .with_context(|| format!("cannot list {key}"))?
+                .contains(&key)
+            {
+                missing.push(target);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
         let list = ArtifactList::load(&context.workspace.directory)?;
-        let agent = self.content.agent().map(|_| AGENT);
-        let names = self.content.artifacts().iter().map(|a| a.name.as_str());
-        for name in names.chain(agent) {
-            let entry = list.get(name).with_context(|| {
-                format!("{FILE} was changed meanwhile: artifact {name} is gone; publish again")
+        for target in missing {
+            let is_it = |e: &&ArtifactEntry| e.sha256 == target.sha256 && e.target() == target.name;
+            let entry = list.iter().find(is_it);
+            let entry = entry.with_context(|| {
+                format!(
+                    "artifact {} ({}) is not in the bucket, and not in {FILE}: add it again with `platformctl artifacts \
+                     add`",
+                    target.name,
+                    target.sha256.short()
+                )
             })?;
             ensure(context, std::slice::from_ref(&self.group), entry).await?;
         }
@@ -240,10 +262,11 @@ impl Planned {
         bar.inc(1);
         let uploader = Uploader::new(context, keyring.group(group)?, group, published);
         let mut number = self.number;
+        let replaces = published.current().map(ReleaseTarget::release);
         loop {
             bar.set_message("encrypting and signing");
-            let sealed =
-                seal_release(context, keyring, &self.content, &self.digest, number).await?;
+            let (content, digest) = (&self.content, &self.digest);
+            let sealed = seal_release(context, keyring, content, digest, number, replaces).await?;
             let mut listed = vec![sealed.target.clone()];
             listed.extend(targets_of(&self.content));
             if let Some(good) = &good {

@@ -35,6 +35,7 @@ pub struct Content {
     artifacts: Vec<Artifact>,
     unlisted: Vec<String>,
     agent: Option<AgentTarget>,
+    brings_back: Option<ReleaseNumber>,
 }
 
 /// What lint found, where it keeps a release from being made.
@@ -95,6 +96,7 @@ pub fn prepare(
         artifacts: Vec::new(),
         unlisted: Vec::new(),
         agent: None,
+        brings_back: None,
     };
     for (pod, files) in input.secrets.iter().chain(&rendered.files) {
         for (name, file) in files {
@@ -159,6 +161,34 @@ fn private(bytes: SecretBytes) -> SecretFile {
 // === impl Content ===
 
 impl Content {
+    /// The files of a rollback, with what `then` asks of the host.
+    ///
+    /// # Errors
+    /// A file whose path no release may have.
+    pub(crate) fn bring_back(
+        then: &Index,
+        files: Vec<(String, SecretFile, Origin)>,
+        agent: Option<AgentTarget>,
+    ) -> anyhow::Result<Self> {
+        let mut content = Self {
+            environment: then.environment.clone(),
+            group: then.group.clone(),
+            entries: Vec::new(),
+            bytes: BTreeMap::new(),
+            stand_ins: false,
+            restarts: then.restarts.clone(),
+            artifacts: then.artifacts.clone(),
+            unlisted: Vec::new(),
+            agent,
+            brings_back: Some(then.release),
+        };
+        for (path, file, origin) in &files {
+            content.add_file(path, file, *origin)?;
+        }
+        content.entries.sort_by_cached_key(|e| write_order(&e.path));
+        Ok(content)
+    }
+
     fn add_file(&mut self, path: &str, file: &SecretFile, origin: Origin) -> anyhow::Result<()> {
         let path = EntryPath::new(path)
             .with_context(|| format!("a file of group {} cannot go into a release", self.group))?;
@@ -241,6 +271,12 @@ impl Content {
     #[must_use]
     pub fn agent(&self) -> Option<&AgentTarget> {
         self.agent.as_ref()
+    }
+
+    /// The release whose templates' files these are, where they are those of another time.
+    #[must_use]
+    pub fn brings_back(&self) -> Option<ReleaseNumber> {
+        self.brings_back
     }
 
     /// How many files there are.

@@ -6,6 +6,9 @@ use crate::names::{EnvironmentName, GroupName, NodeId};
 /// The keyring: operators only.
 pub const KEYRING: &str = "operator/keyring.json";
 
+/// Who is collecting what no release needs: operators only.
+pub const COLLECTION: &str = "operator/collection.json";
+
 /// What user data installs by its digest: an agent; never overwritten, never collected.
 #[must_use]
 pub fn bootstrap_agent(digest: &Sha256Digest) -> String {

@@ -382,6 +382,8 @@ impl World {
             published_by: "test".into(),
             agent: None,
             artifacts: Vec::new(),
+            replaces: None,
+            brings_back: None,
         };
         let target = ListedTarget {
             name: bundle_name(number),
