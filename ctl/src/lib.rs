@@ -21,6 +21,7 @@ pub mod diff;
 pub mod env;
 pub mod exit;
 pub mod expiry;
+pub mod gc;
 pub mod history;
 pub mod keyring;
 pub mod lint;

@@ -5,6 +5,7 @@ mod build;
 mod completions;
 mod dev;
 mod diff;
+mod gc;
 mod history;
 mod init;
 mod lint;
@@ -54,6 +55,8 @@ enum Verb {
     Publish(publish::PublishArgs),
     /// Publish the templates' files of an older release again, with today's secrets.
     Rollback(rollback::RollbackArgs),
+    /// Remove from the bucket what nobody needs any more.
+    Gc(gc::GcArgs),
     /// Sign the published metadata again where a third of its life or less is left.
     Refresh(refresh::RefreshArgs),
     /// Replace certificates, authorities, tokens and signing keys, step by step.
@@ -104,6 +107,7 @@ impl Cli {
             Verb::History(args) => args.run(&directory).await,
             Verb::Publish(args) => args.run(&directory).await,
             Verb::Rollback(args) => args.run(&directory).await,
+            Verb::Gc(args) => args.run(&directory).await,
             Verb::Refresh(args) => args.run(&directory).await,
             Verb::Rotate(args) => args.run(&directory).await,
             Verb::Status(args) => args.run(&directory).await,

@@ -9,6 +9,7 @@ use super::EnvironmentArg;
 use crate::context::Context;
 use crate::dev::nodes::find_agent;
 use crate::exit::{Outcome, mistake};
+use crate::gc::collect_if_due;
 use crate::output;
 use crate::publish::{Choices, Publication, STEPS, plan};
 use crate::userdata::AgentBinary;
@@ -26,6 +27,9 @@ pub(super) struct PublishArgs {
     /// By default the one beside platformctl or on the PATH, if it is one for machines.
     #[arg(long, value_name = "FILE", env = "PLATFORM_AGENT")]
     agent: Option<PathBuf>,
+    /// Leave in the bucket what nobody needs any more (`platformctl gc` removes it).
+    #[arg(long)]
+    no_gc: bool,
 }
 
 impl PublishArgs {
@@ -51,6 +55,16 @@ impl PublishArgs {
             bar.finish_and_clear();
             let done = done.with_context(|| format!("group {group} was not published"))?;
             output::line(said(group.as_str(), &done));
+            if matches!(done, Publication::Released { .. }) && !self.no_gc {
+                // It is published, whatever becomes of this.
+                match collect_if_due(&context, &plans.keyring, &group).await {
+                    Ok(done) => done
+                        .iter()
+                        .flat_map(|c| super::gc::said(c, false))
+                        .for_each(output::note),
+                    Err(e) => output::note(format!("{group}: nothing was collected: {e:#}")),
+                }
+            }
         }
         if context.workspace.environment.on_aws() {
             upload_agent(&context, self.agent).await?;

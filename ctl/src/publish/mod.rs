@@ -144,7 +144,10 @@ async fn renew(
     let uploader = Uploader::new(context, keys, group, published);
     let mut number = published.next_number();
     loop {
-        match uploader.upload(number, None, &listed).await? {
+        match uploader
+            .upload(number, None, &listed, &mut async || Ok(()))
+            .await?
+        {
             upload::Uploaded::Done => {
                 repository::remember(context, keyring, group).await;
                 return Ok(Publication::Renewed {
@@ -305,7 +308,7 @@ async fn seal_release(
 }
 
 /// Who publishes, as far as this machine knows: for people to read, not a proof.
-fn operator() -> String {
+pub(crate) fn operator() -> String {
     let user = std::env::var("USER")
         .or_else(|_| std::env::var("LOGNAME"))
         .unwrap_or_else(|_| "unknown".to_owned());

@@ -19,6 +19,7 @@ use super::{
 use crate::artifact::{ArtifactEntry, ArtifactList, FILE, ensure, join};
 use crate::context::Context;
 use crate::exit::mistake;
+use crate::gc::CollectionWatch;
 use crate::keyring::{self, Keyring};
 use crate::lint::Finding;
 use crate::release::{Content, prepare};
@@ -256,6 +257,7 @@ impl Planned {
             return renew_if_due(context, keyring, group, published).await;
         }
         bar.set_message("looking for the artifacts");
+        let mut watch = CollectionWatch::begin(context).await?;
         self.upload_artifacts(context).await?;
         bar.set_message("asking the nodes which release is good");
         let good = good::good_release(context, keyring, group, published).await?;
@@ -276,8 +278,15 @@ impl Planned {
             let listed = join(listed)?;
             bar.set_message("uploading");
             bar.set_position(2);
+            let mut before_last = async || {
+                match watch.is_crossed(context).await? {
+                    // What was there may have been collected; our document is there now, so it is no more.
+                    true => self.upload_artifacts(context).await,
+                    false => Ok(()),
+                }
+            };
             match uploader
-                .upload(number, Some(&sealed.object), &listed)
+                .upload(number, Some(&sealed.object), &listed, &mut before_last)
                 .await?
             {
                 Uploaded::Done => {
