@@ -110,7 +110,7 @@ pub fn named(foreign: &[String]) -> Vec<String> {
 mod tests {
     use super::*;
     use jiff::Timestamp;
-    use shared::documents::{Phase, STATUS_FORMAT, StatusError};
+    use shared::documents::{Phase, RolloutReport, STATUS_FORMAT, StatusError};
 
     fn status() -> NodeStatus {
         NodeStatus {
@@ -130,6 +130,7 @@ mod tests {
             foreign: Vec::new(),
             clock_skew_seconds: Some(0),
             metadata_expires: None,
+            rollout: RolloutReport::default(),
             written_at: Timestamp::UNIX_EPOCH,
         }
     }
@@ -140,6 +141,7 @@ mod tests {
         assert!(reporter.is_due(&status()));
         reporter.written(status());
         let later = NodeStatus {
+            rollout: RolloutReport::default(),
             written_at: Timestamp::from_second(9).unwrap(),
             ..status()
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::documents::{NodeStatus, Phase, STATUS_FORMAT};
+use shared::documents::{NodeStatus, Phase, RolloutReport, STATUS_FORMAT};
 use shared::store::PutCondition;
 
 use super::Agent;
@@ -108,6 +108,7 @@ impl Agent {
             foreign: named(&self.foreign),
             clock_skew_seconds: self.reporter.steady_skew(measured),
             metadata_expires: self.expires,
+            rollout: RolloutReport::default(),
             written_at: now,
         }
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use shared::bundle::{Artifact, FileEntry, Index, Mode, Origin, Release, Restart};
+use shared::bundle::{Artifact, FileEntry, Index, Mode, Origin, Release, Restart, RolloutPolicy};
 use shared::check::secret_dir::SecretFile;
 use shared::documents::{GroupKeys, KeyringContent};
 use shared::limits;
@@ -33,6 +33,7 @@ pub struct Content {
     stand_ins: bool,
     restarts: Vec<Restart>,
     artifacts: Vec<Artifact>,
+    rollout: Option<RolloutPolicy>,
     unlisted: Vec<String>,
     agent: Option<AgentTarget>,
     brings_back: Option<ReleaseNumber>,
@@ -94,6 +95,7 @@ pub fn prepare(
         stand_ins: input.stand_ins,
         restarts: Vec::new(),
         artifacts: Vec::new(),
+        rollout: None,
         unlisted: Vec::new(),
         agent: None,
         brings_back: None,
@@ -232,6 +234,7 @@ impl Content {
             files: self.entries.clone(),
             restarts: self.restarts.clone(),
             artifacts: self.artifacts.clone(),
+            rollout: self.rollout.clone(),
         }
     }
 

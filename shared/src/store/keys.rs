@@ -51,6 +51,12 @@ pub fn node_status(group: &GroupName, node: &NodeId) -> String {
     format!("nodes/{group}/{node}.json")
 }
 
+/// What a group's nodes agree on about rollouts.
+#[must_use]
+pub fn rollout(group: &GroupName) -> String {
+    format!("rollouts/{group}.json")
+}
+
 /// The name a node-written object is bound to: its key within the environment, so that one can't pass for another.
 #[must_use]
 pub fn bound_name(environment: &EnvironmentName, key: &str) -> String {

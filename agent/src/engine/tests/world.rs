@@ -355,6 +355,7 @@ impl World {
                 .collect(),
             restarts: self.restarts.clone(),
             artifacts: self.artifacts.clone(),
+            rollout: None,
         };
         let contents = files
             .iter()
