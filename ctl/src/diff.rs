@@ -138,6 +138,9 @@ fn host_changes(old: Option<Side<'_>>, new: Side<'_>) -> Vec<String> {
     if old_restarts != content.restarts {
         lines.push("changed the units to restart".to_owned());
     }
+    if index.and_then(|i| i.rollout.as_ref()) != content.rollout.as_ref() {
+        lines.push("changed the rollout policy".to_owned());
+    }
     let agent = old.and_then(|o| o.agent);
     if agent != new.agent {
         let version = |a: Option<&AgentTarget>| a.map_or("none", |a| &a.version).to_owned();

@@ -5,6 +5,7 @@ mod build;
 mod completions;
 mod dev;
 mod diff;
+mod explain;
 mod gc;
 mod history;
 mod init;
@@ -12,6 +13,7 @@ mod lint;
 mod publish;
 mod refresh;
 mod rollback;
+mod rollouts;
 mod rotate;
 mod secrets;
 mod status;
@@ -26,7 +28,7 @@ use crate::exit::Outcome;
 #[derive(Debug, Parser)]
 #[command(name = "platformctl", version, propagate_version = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 it differs (diff, status)."
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 it differs (diff, status, publish --wait)."
 )]
 pub struct Cli {
     /// Where environments/, manifests/, cloudinit/ and secrets/ are looked for.
@@ -55,6 +57,16 @@ enum Verb {
     Publish(publish::PublishArgs),
     /// Publish the templates' files of an older release again, with today's secrets.
     Rollback(rollback::RollbackArgs),
+    /// Keep groups' nodes from adopting anything, for a while.
+    Pause(rollouts::PauseArgs),
+    /// Lift a pause.
+    Resume(rollouts::ResumeArgs),
+    /// Have a halted release tried again.
+    Retry(rollouts::RetryArgs),
+    /// Take a node for gone.
+    Forget(rollouts::ForgetArgs),
+    /// Show what a node decided last, and why.
+    Explain(explain::ExplainArgs),
     /// Remove from the bucket what nobody needs any more.
     Gc(gc::GcArgs),
     /// Sign the published metadata again where a third of its life or less is left.
@@ -107,6 +119,11 @@ impl Cli {
             Verb::History(args) => args.run(&directory).await,
             Verb::Publish(args) => args.run(&directory).await,
             Verb::Rollback(args) => args.run(&directory).await,
+            Verb::Pause(args) => args.run(&directory).await,
+            Verb::Resume(args) => args.run(&directory).await,
+            Verb::Retry(args) => args.run(&directory).await,
+            Verb::Forget(args) => args.run(&directory).await,
+            Verb::Explain(args) => args.run(&directory).await,
             Verb::Gc(args) => args.run(&directory).await,
             Verb::Refresh(args) => args.run(&directory).await,
             Verb::Rotate(args) => args.run(&directory).await,

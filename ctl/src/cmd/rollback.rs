@@ -13,7 +13,7 @@ use super::publish::said;
 use crate::context::Context;
 use crate::exit::{Outcome, mistake};
 use crate::output::{self, Confirmation, Format};
-use crate::publish::{Publication, STEPS};
+use crate::publish::STEPS;
 use crate::rollback::{Rollback, rollback};
 
 /// Publishes a new release with the templates' files of an older one and today's files of the keyring.
@@ -83,11 +83,7 @@ impl RollbackArgs {
         match self.output {
             Format::Text => output::line(said(group.as_str(), &done)),
             Format::Json => {
-                let release = match &done {
-                    Publication::Released { release, .. }
-                    | Publication::Unchanged { release }
-                    | Publication::Renewed { release, .. } => release,
-                };
+                let release = done.release();
                 let shown = json!({
                     "group": group, "release": release, "replaces": found.from, "brings_back": back,
                     "changes": found.difference,

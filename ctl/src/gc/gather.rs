@@ -13,6 +13,7 @@ use crate::context::Context;
 use crate::history::{ReleaseError, document_numbers, read_document};
 use crate::keyring::Keyring;
 use crate::publish::read_published;
+use crate::rollouts;
 use crate::status::{ReportError, read_group};
 
 /// Reads at once.
@@ -76,7 +77,7 @@ pub async fn gather(
     })
 }
 
-/// The releases that nodes name.
+/// The releases that nodes name, and their rollout.
 async fn in_use(
     context: &Context,
     keyring: &Keyring,
@@ -98,6 +99,16 @@ async fn in_use(
                 )));
             }
         }
+    }
+    let rollout = rollouts::read(context, keyring.group(group)?, group).await;
+    let rollout = rollout.with_context(|| format!("nothing of group {group} was deleted"))?;
+    if let Some(rollout) = rollout {
+        let held = rollout.holders.into_iter();
+        used.extend(held.map(|h| (h.release, h.node.to_string())));
+        let halted = rollout.halted.map(|h| h.release);
+        let named = [rollout.release, rollout.good, halted];
+        let named = named.into_iter().flatten();
+        used.extend(named.map(|release| (release, "the rollout".to_owned())));
     }
     Ok(used)
 }

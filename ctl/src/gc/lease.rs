@@ -47,7 +47,7 @@ impl Lease {
     /// Another collection that is under way; a store that fails.
     pub async fn take(context: &Context) -> anyhow::Result<Self> {
         let found = read(context).await?;
-        let now = super::now(context);
+        let now = context.store_now();
         if let Some((there, _)) = &found
             && !there.ended
             && there.until > now
@@ -108,7 +108,7 @@ impl CollectionWatch {
     pub async fn begin(context: &Context) -> anyhow::Result<Self> {
         loop {
             let found = read(context).await?;
-            let now = super::now(context);
+            let now = context.store_now();
             match found {
                 Some((there, _)) if !there.ended && there.until > now => {
                     tokio::time::sleep(GLANCE).await;

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use jiff::Timestamp;
 use serde::Serialize;
 use shared::names::GroupName;
 use shared::store::{Backoff, keys, with_retries};
@@ -84,7 +83,7 @@ pub async fn plan(
     choices: Choices,
 ) -> anyhow::Result<Collection> {
     let evidence = gather(context, keyring, group).await?;
-    let now = now(context);
+    let now = context.store_now();
     Ok(Collection::of(group, decide(&evidence, choices, now)?))
 }
 
@@ -130,7 +129,7 @@ async fn under_lease(
 
 async fn delete(context: &Context, lease: &Lease, key: &str) -> anyhow::Result<()> {
     anyhow::ensure!(
-        lease.holds(now(context)),
+        lease.holds(context.store_now()),
         "the collection took too long and ended before {key}; run it again"
     );
     let delete = || context.store.delete(key);
@@ -155,16 +154,4 @@ pub async fn collect_if_due(
     }
     let done = collect(context, keyring, group, Choices::default()).await?;
     Ok((!done.deleted.is_empty()).then_some(done))
-}
-
-/// The store's clock, by which objects are dated; ours where it said nothing yet.
-fn now(context: &Context) -> Timestamp {
-    let ours = Timestamp::now();
-    match context.store.server_time() {
-        // Our clock's rate is good enough for the time since.
-        Some(seen) => ours
-            .checked_sub(jiff::SignedDuration::from_secs(seen.skew_seconds()))
-            .unwrap_or(ours),
-        None => ours,
-    }
 }

@@ -63,6 +63,18 @@ pub enum Publication {
     },
 }
 
+impl Publication {
+    /// The release that is published now.
+    #[must_use]
+    pub fn release(&self) -> ReleaseNumber {
+        match self {
+            Self::Released { release, .. }
+            | Self::Unchanged { release }
+            | Self::Renewed { release, .. } => *release,
+        }
+    }
+}
+
 /// What an operator decides about a publish.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Choices {
@@ -308,6 +320,7 @@ async fn seal_release(
 }
 
 /// Who publishes, as far as this machine knows: for people to read, not a proof.
+#[must_use]
 pub(crate) fn operator() -> String {
     let user = std::env::var("USER")
         .or_else(|_| std::env::var("LOGNAME"))

@@ -180,6 +180,11 @@ impl Content {
             stand_ins: false,
             restarts: then.restarts.clone(),
             artifacts: then.artifacts.clone(),
+            // Whoever waived the probes then did not waive them for today.
+            rollout: then.rollout.clone().map(|policy| RolloutPolicy {
+                waiver: None,
+                ..policy
+            }),
             unlisted: Vec::new(),
             agent,
             brings_back: Some(then.release),

@@ -100,8 +100,8 @@ async fn what_somebody_else_wrote_is_not_believed_and_the_rest_still_told() {
     let document = format!("{}2.targets.json", keys::metadata_prefix(&secure));
     let path = bucket.object(&document);
     let text = std::fs::read_to_string(&path).unwrap();
-    let changed = text.replacen("published_by\":\"", "published_by\":\"x", 1);
-    assert_ne!(changed, text);
+    let changed = text.replacen("published_by\": \"", "published_by\": \"x", 1);
+    assert!(changed != text);
     std::fs::write(&path, changed).unwrap();
     let said = run(&operator, &["history", "-e", "local", "secure"]).await;
     assert_eq!(said.code, 0, "{said:?}");
