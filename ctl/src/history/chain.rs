@@ -173,7 +173,7 @@ pub(crate) mod tests {
                 group: "secure".parse().unwrap(),
                 release: n(number),
                 identity: WrappedIdentity {
-                    method: "local-file".to_owned(),
+                    method: shared::wrap::WrapMethod::LocalFile,
                     key: String::new(),
                     ciphertext: String::new(),
                 },

@@ -2,18 +2,15 @@
 
 use std::fmt;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 use shared::documents::{Halt, NodeStatus, Pause, RolloutDocument};
 use shared::names::{NodeId, ReleaseNumber};
+use shared::rollout::{GONE_AFTER, NodeSeen, SILENT_AFTER};
 
 use crate::output;
-use crate::status::{NodeReport, STALE_AFTER_SECONDS, printable};
+use crate::status::{NodeReport, printable};
 
-/// A node that has written no status for this long is silent, as the nodes themselves see it.
-const SILENT_AFTER: SignedDuration = SignedDuration::from_secs(STALE_AFTER_SECONDS);
-/// A node that has been silent for this long is taken to be gone, as the nodes themselves see it.
-const GONE_AFTER: SignedDuration = SignedDuration::from_hours(1);
 /// Cells of a bar.
 const BAR: usize = 20;
 
@@ -227,7 +224,7 @@ impl Nodes {
                 all.waiting.push(format!("{}: {why}", report.node));
                 continue;
             };
-            let written_at = by_the_store(status);
+            let written_at = NodeSeen::of(status).written_at;
             let age = now.duration_since(written_at);
             let forgotten = document.forgotten.iter();
             let is_forgotten =
@@ -289,13 +286,6 @@ fn state(
             waiting: waiting.clone(),
         },
     }
-}
-
-/// When a status was written, the node's clock set right by the skew that it reports.
-fn by_the_store(status: &NodeStatus) -> Timestamp {
-    let skew = SignedDuration::from_secs(status.clock_skew_seconds.unwrap_or(0));
-    let written_at = status.written_at.checked_sub(skew);
-    written_at.unwrap_or(status.written_at)
 }
 
 /// What a node that does not have the release says of itself.

@@ -4,6 +4,7 @@
 mod gc;
 mod history;
 mod rollback;
+mod rollouts;
 
 use std::process::{Output, Stdio};
 
