@@ -10,6 +10,7 @@ use std::time::Duration;
 use agent::metrics::Metrics;
 use platform_tests::tools;
 use serde_json::Value;
+use shared::documents::{ProbeReport, RolloutReport};
 
 /// What every agent's metrics begin with.
 const PREFIX: &str = "platform_agent_";
@@ -29,6 +30,15 @@ fn served() -> BTreeSet<String> {
     metrics.polled("unchanged");
     metrics.failed("fetch", "timeout");
     metrics.adopted(Duration::from_secs(1));
+    metrics.rollout(&RolloutReport {
+        probes: vec![ProbeReport {
+            name: "apiserver".to_owned(),
+            ok: true,
+            only_warns: false,
+            saw: String::new(),
+        }],
+        ..RolloutReport::default()
+    });
     let text = metrics.text();
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let name = |line: &str| line.split(['{', ' ']).next().unwrap().to_owned();

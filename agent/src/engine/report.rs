@@ -133,6 +133,7 @@ impl Agent {
         m.release_number.set(number(status.release));
         m.published_release_number.set(number(status.published));
         m.hold.set(i64::from(status.hold.is_some()));
+        m.rollout(&status.rollout);
         m.clock_skew_seconds
             .set(status.clock_skew_seconds.unwrap_or(0));
         m.metadata_expiry

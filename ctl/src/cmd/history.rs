@@ -6,7 +6,9 @@ use clap::Args;
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
 use serde::Serialize;
+use shared::documents::FailedAdoption;
 use shared::names::{GroupName, ReleaseNumber};
+use shared::trust::ReleaseTarget;
 
 use super::EnvironmentArg;
 use crate::context::Context;
@@ -16,6 +18,8 @@ use crate::history::{Entry, Fate, changes, history};
 use crate::keyring;
 use crate::output::{self, Format};
 use crate::publish::read_published;
+use crate::rollouts::{self, RolloutView};
+use crate::status::{printable, read_group};
 
 /// Releases that are shown unless told otherwise.
 const SHOWN: usize = 20;
@@ -68,6 +72,12 @@ struct Shown {
     replaced: Option<ReleaseNumber>,
     #[serde(skip_serializing_if = "Option::is_none")]
     brings_back: Option<ReleaseNumber>,
+    /// Nodes on which it failed, as the rollout document remembers them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    failed: Vec<FailedAdoption>,
+    /// How its rollout goes; only of the current one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollout: Option<RolloutView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     changes: Option<Difference>,
     /// Why the changes are not known.
@@ -93,10 +103,20 @@ impl HistoryArgs {
                 });
                 continue;
             };
+            let keys = keyring.group(&group)?;
+            let reports = read_group(&context, keys, &group).await?;
+            let document = rollouts::read(&context, keys, &group).await;
+            let document = document.map_err(|e| format!("{:#}", anyhow::Error::new(e)));
+            let failed = document.as_ref().ok().and_then(Option::as_ref);
+            let failed = failed.map_or_else(Vec::new, |d| d.failed.clone());
+            let current = published.current().map(ReleaseTarget::release);
+            let now = context.store_now();
+            let read = document.as_ref().map(Option::as_ref).map_err(Clone::clone);
+            let rollout = RolloutView::of(current, read, &reports, now);
             let shown = found
                 .entries
                 .iter()
-                .map(|entry| self.shown(&context, entry));
+                .map(|entry| self.shown(&context, entry, &failed, &rollout));
             all.push(OfGroup {
                 group,
                 releases: stream::iter(shown).buffered(PARALLEL).collect().await,
@@ -111,7 +131,15 @@ impl HistoryArgs {
         Ok(Outcome::Done)
     }
 
-    async fn shown(&self, context: &Context, entry: &Entry) -> Shown {
+    async fn shown(
+        &self,
+        context: &Context,
+        entry: &Entry,
+        failed: &[FailedAdoption],
+        rollout: &RolloutView,
+    ) -> Shown {
+        let release = entry.target.release();
+        let of_release = failed.iter().filter(|f| f.release == release);
         let custom = &entry.target.custom;
         let found = match self.no_changes {
             true => None,
@@ -123,12 +151,14 @@ impl HistoryArgs {
             Some(Err(e)) => (None, Some(format!("{e:#}"))),
         };
         Shown {
-            release: entry.target.release(),
+            release,
             published_at: custom.published_at,
             published_by: custom.published_by.clone(),
             fate: entry.fate,
             replaced: custom.replaces,
             brings_back: custom.brings_back,
+            failed: of_release.cloned().collect(),
+            rollout: (entry.fate == Fate::Current).then(|| rollout.clone()),
             changes,
             changes_unknown,
         }
@@ -161,6 +191,17 @@ fn show_release(shown: &Shown) {
         "  release {} at {:.0} by {}: {}{back}",
         shown.release, shown.published_at, shown.published_by, shown.fate
     ));
+    for line in shown.rollout.iter().flat_map(RolloutView::lines) {
+        output::line(format!("    {line}"));
+    }
+    for failed in &shown.failed {
+        output::line(format!(
+            "    failed on {} at {:.0}: {}",
+            failed.node,
+            failed.at,
+            printable(&failed.why)
+        ));
+    }
     if let Some(why) = &shown.changes_unknown {
         output::line(format!("    what it changed is not known: {why}"));
     }

@@ -178,6 +178,12 @@ async fn status_shows_a_rollout_with_its_bar_slot_and_halt() {
         (&1.into(), &2.into())
     );
 
+    let said = stage.run(&["history", SECURE]).await;
+    assert!(
+        said.out.contains("HALTED by i-2") && said.out.contains("failed on i-2"),
+        "{said:?}"
+    );
+
     // Somebody else's document is nobody's.
     let path = stage.bucket.object("rollouts/secure.json");
     let text = std::fs::read_to_string(&path).unwrap();
