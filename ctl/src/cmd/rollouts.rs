@@ -12,12 +12,12 @@ use shared::store::{Backoff, keys, with_retries};
 use super::EnvironmentArg;
 use super::gc::duration;
 use crate::context::Context;
-use crate::exit::{Outcome, mistake};
+use crate::exit::{Mistake, Outcome, mistake};
 use crate::keyring::{self, Keyring};
 use crate::output::{self, Format};
 use crate::publish::operator;
 use crate::rollouts::{self, NothingHalted};
-use crate::status::{NodeReport, STALE_AFTER_SECONDS, find_node};
+use crate::status::{STALE_AFTER_SECONDS, find_node};
 
 /// Pauses groups: no node begins to adopt anything. What has begun is ended.
 #[derive(Debug, Args)]
@@ -227,10 +227,7 @@ impl ForgetArgs {
     pub(super) async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
         let context = Context::open(directory, &self.environment.environment).await?;
         let keyring = keyring::read_required(&context).await?;
-        let report = find_node(&context, &keyring, &self.node).await?;
-        let (node, group) = (report.node.clone(), report.group.clone());
-        let now = context.store_now();
-        let age = report.age_seconds(now);
+        let (node, group, age) = locate(&context, &keyring, &self.node).await?;
         if let Some(age) = age.filter(|age| *age <= STALE_AFTER_SECONDS && !self.force) {
             return Err(mistake(format!(
                 "{node} of group {group} has reported {age} s ago, so it is there: end it first, or --force (it counts again \
@@ -247,7 +244,7 @@ impl ForgetArgs {
         });
         done.await
             .with_context(|| format!("{node} was not forgotten"))?;
-        remove_report(&context, &report, &id).await?;
+        remove_report(&context, &group, &id).await?;
         let slot = held.map_or_else(String::new, |release| {
             format!("; its slot for release {release} is free")
         });
@@ -258,13 +255,38 @@ impl ForgetArgs {
     }
 }
 
-/// The report of a node that is gone would be shown for ever.
-async fn remove_report(
+/// A node by its report, with the report's age; or, where it has none any more, by what the groups' rollouts say of it.
+async fn locate(
     context: &Context,
-    report: &NodeReport,
-    node: &NodeId,
-) -> anyhow::Result<()> {
-    let key = keys::node_status(&report.group, node);
+    keyring: &Keyring,
+    name: &str,
+) -> anyhow::Result<(String, GroupName, Option<i64>)> {
+    let unknown = match find_node(context, keyring, name).await {
+        Ok(report) => {
+            let age = report.age_seconds(context.store_now());
+            return Ok((report.node, report.group, age));
+        }
+        Err(e) if e.is::<Mistake>() => e,
+        Err(e) => return Err(e),
+    };
+    for (group, keys) in &keyring.content.groups {
+        let document = rollouts::read(context, keys, group).await?.into_iter();
+        let mut named = document.flat_map(|d| {
+            let holders = d.holders.into_iter().map(|h| h.node);
+            holders.chain(d.unavailable.into_iter().map(|u| u.node))
+        });
+        let is_it =
+            |node: &NodeId| node.as_str() == name || node.as_str().rsplit(':').next() == Some(name);
+        if let Some(node) = named.find(is_it) {
+            return Ok((node.to_string(), group.clone(), None));
+        }
+    }
+    Err(unknown)
+}
+
+/// The report of a node that is gone would be shown for ever.
+async fn remove_report(context: &Context, group: &GroupName, node: &NodeId) -> anyhow::Result<()> {
+    let key = keys::node_status(group, node);
     let delete = || context.store.delete(&key);
     let done = with_retries(Backoff::INTERACTIVE, delete).await;
     done.with_context(|| format!("{node} is forgotten, but its report {key} is still there"))

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
+use http::Method;
+use platform_tests::faulty_proxy::{Fault, FaultyProxy, ProxyRequest};
 use platform_tests::workspace::{Bucket, Operator, carry_out};
 use shared::store::keys;
 
@@ -196,4 +198,53 @@ async fn a_publish_collects_once_enough_has_gathered() {
         said.out.contains("nothing differs") && !said.err.contains("deleted"),
         "{said:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_artifact_collected_while_its_release_is_published_is_put_back() {
+    let bucket = Bucket::start().await.unwrap();
+    let proxy = FaultyProxy::start(bucket.store().addr()).await.unwrap();
+    let operator = Operator::new(&proxy.endpoint()).await.unwrap();
+    operator.publish().await.unwrap();
+    let file = operator.path("tool-v1");
+    std::fs::write(&file, "a tool").unwrap();
+    let file = file.to_str().unwrap();
+    let said = run(
+        &operator,
+        &[
+            "artifacts",
+            "add",
+            "-e",
+            "local",
+            "tool",
+            file,
+            "--version",
+            "v1",
+        ],
+    )
+    .await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let places = "artifacts:\n  - name: tool\n    path: /opt/bin/tool\n    mode: \"0755\"\n";
+    std::fs::write(operator.path("manifests/secure/node.yaml"), places).unwrap();
+    let is_tool = |key: &String| key.starts_with("groups/secure/") && key.ends_with(".tool-v1");
+    let tool = bucket.keys().into_iter().find(is_tool).unwrap();
+
+    // It was in the bucket when the publish looked; a collection goes by before the last write.
+    let (object, collection) = (bucket.object(&tool), bucket.object(keys::COLLECTION));
+    let gone = object.clone();
+    let collects = move |request: &ProxyRequest| {
+        let takes_number = request.key.starts_with("groups/secure/metadata/")
+            && request.key.ends_with(".targets.json");
+        if request.method == Method::PUT && takes_number {
+            std::fs::remove_file(&gone).unwrap();
+            let ended =
+                r#"{"format":1,"by":"bob","until":"2026-01-01T00:00:00Z","ended":true,"nonce":7}"#;
+            std::fs::write(&collection, ended).unwrap();
+        }
+        false
+    };
+    proxy.set_where(collects, Fault::Reset);
+    let said = run(&operator, &["publish", "-e", "local", "secure"]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(std::fs::read(&object).unwrap(), b"a tool");
 }

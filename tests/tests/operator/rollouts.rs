@@ -405,6 +405,10 @@ async fn a_node_that_is_gone_is_forgotten_and_one_that_is_there_is_not() {
     let said = stage.run(&["status", SECURE]).await;
     assert_eq!(said.code, 0, "{said:?}");
     assert!(!said.out.contains("i-2"), "{said:?}");
+    // One whose report is gone, and whose slot is not.
+    stage.agree(slot).await;
+    let said = stage.run(&["forget", "i-2", "--output", "json"]).await;
+    assert_eq!(said.json()[0]["slot_freed"], 1, "{said:?}");
     let said = stage.run(&["forget", "i-1", "--force"]).await;
     assert_eq!(said.code, 0, "{said:?}");
 }
