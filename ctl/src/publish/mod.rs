@@ -64,10 +64,12 @@ pub enum Publication {
 }
 
 /// What an operator decides about a publish.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Choices {
     /// Publish a release without a manifest over one that has some: every static pod of the group will stop.
     pub allow_empty: bool,
+    /// Why the probes of the new releases are only to warn; none where they count.
+    pub waiver: Option<String>,
 }
 
 /// Publishes a group's content: [`Planned::new`] and [`Planned::publish`] in one.
@@ -302,7 +304,7 @@ async fn seal_release(
 }
 
 /// Who publishes, as far as this machine knows: for people to read, not a proof.
-fn operator() -> String {
+pub(crate) fn operator() -> String {
     let user = std::env::var("USER")
         .or_else(|_| std::env::var("LOGNAME"))
         .unwrap_or_else(|_| "unknown".to_owned());
