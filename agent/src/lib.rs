@@ -4,6 +4,7 @@
 //! - [`disk`]: all that is done to the node's files: plan, apply, verify, repair, under one lock;
 //! - [`artifacts`], [`units`], [`kubelet`]: what else a release brings to the host: binaries, unit restarts, a certificate;
 //! - [`update`]: how the agent replaces itself;
+//! - [`rollout`]: the slot that a node holds in a rollout, and its probes;
 //! - [`config`], [`facts`], [`parts`]: the configuration file, and the engine's parts made from it;
 //! - [`cli`], [`commands`]: the command line and its verbs;
 //! - [`drift`], [`hold`], [`clock`]: what wakes, stops and dates the loop;
@@ -33,6 +34,7 @@ pub mod http;
 pub mod kubelet;
 pub mod metrics;
 pub mod parts;
+pub mod rollout;
 pub mod starting;
 pub mod status;
 pub mod systemd;

@@ -15,7 +15,7 @@ use crate::context::Context;
 use crate::diff::Difference;
 use crate::exit::Outcome;
 use crate::history::{Entry, Fate, changes, history};
-use crate::keyring;
+use crate::keyring::{self, Keyring};
 use crate::output::{self, Format};
 use crate::publish::read_published;
 use crate::rollouts::{self, RolloutView};
@@ -116,7 +116,7 @@ impl HistoryArgs {
             let shown = found
                 .entries
                 .iter()
-                .map(|entry| self.shown(&context, entry, &failed, &rollout));
+                .map(|entry| self.shown((&context, &keyring), entry, &failed, &rollout));
             all.push(OfGroup {
                 group,
                 releases: stream::iter(shown).buffered(PARALLEL).collect().await,
@@ -133,7 +133,7 @@ impl HistoryArgs {
 
     async fn shown(
         &self,
-        context: &Context,
+        (context, keyring): (&Context, &Keyring),
         entry: &Entry,
         failed: &[FailedAdoption],
         rollout: &RolloutView,
@@ -143,7 +143,7 @@ impl HistoryArgs {
         let custom = &entry.target.custom;
         let found = match self.no_changes {
             true => None,
-            false => Some(changes(context, entry).await),
+            false => Some(changes(context, keyring, entry).await),
         };
         let (changes, changes_unknown) = match found {
             None => (None, None),

@@ -28,6 +28,12 @@ pub(super) struct PublishArgs {
     /// Publish even where a group would run nothing: its static pods will all stop.
     #[arg(long)]
     allow_empty: bool,
+    /// Whether probes decide: with `off` they only warn, as the signed release says for ever, with the reason.
+    #[arg(long, value_enum, default_value_t = Gate::On, requires_if("off", "reason"))]
+    gate: Gate,
+    /// Why the probes are only to warn.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     /// Also put this platform-agent where user data says that it is (`platformctl build --agent` with the same file).
     /// By default the one beside platformctl or on the PATH, if it is one for machines.
     #[arg(long, value_name = "FILE", env = "PLATFORM_AGENT")]
@@ -47,7 +53,27 @@ pub(super) struct PublishArgs {
     output: Format,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Gate {
+    /// A probe that goes from good to bad reverts the node and halts the rollout.
+    On,
+    /// Probes only warn.
+    Off,
+}
+
 impl PublishArgs {
+    fn waiver(&self) -> anyhow::Result<Option<String>> {
+        let reason = self.reason.as_deref().map(str::trim);
+        match (self.gate, reason) {
+            (Gate::Off, Some(reason)) if !reason.is_empty() => Ok(Some(reason.to_owned())),
+            (Gate::Off, _) => Err(mistake(
+                "--gate=off needs --reason TEXT: it is signed with the release",
+            )),
+            (Gate::On, None) => Ok(None),
+            (Gate::On, Some(_)) => Err(mistake("--reason goes with --gate=off")),
+        }
+    }
+
     pub(super) async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
         let context = Context::open(directory, &self.environment.environment).await?;
         let groups = context.workspace.select(&self.groups)?;
@@ -57,6 +83,7 @@ impl PublishArgs {
         };
         let choices = Choices {
             allow_empty: self.allow_empty,
+            waiver: self.waiver()?,
         };
         let plans = plan(&context, &groups, choices)
             .await

@@ -7,16 +7,29 @@ use anyhow::Context as _;
 use shared::durable::{self, Attributes};
 use shared::trust::ReleaseTarget;
 
-use super::Entry;
+use super::{Entry, release_of};
 use crate::context::Context;
 use crate::diff::{Difference, Side, published_release};
+use crate::keyring::Keyring;
 
 /// In what a release differs from the one before it, by name only.
 ///
 /// # Errors
-/// A bundle that is gone, cannot be opened, or is not as it was signed.
-pub async fn changes(context: &Context, entry: &Entry) -> anyhow::Result<Difference> {
-    let path = kept(context, &entry.target, entry.before.as_ref());
+/// A bundle that is gone, cannot be opened, or is not as it was signed; the release before, where that is gone.
+pub async fn changes(
+    context: &Context,
+    keyring: &Keyring,
+    entry: &Entry,
+) -> anyhow::Result<Difference> {
+    let before = match (&entry.before, entry.target.custom.replaces) {
+        (None, Some(number)) => {
+            let group = &entry.target.custom.group;
+            let before = release_of(context, keyring, group, number).await;
+            Some(before.with_context(|| format!("it replaced release {number}"))?)
+        }
+        (before, _) => before.clone(),
+    };
+    let path = kept(context, &entry.target, before.as_ref());
     let read = std::fs::read(&path).ok();
     if let Some(known) = read.and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
         return Ok(known);
@@ -26,7 +39,7 @@ pub async fn changes(context: &Context, entry: &Entry) -> anyhow::Result<Differe
         let release = published_release(context, target).await;
         release.with_context(|| format!("release {number} cannot be read"))
     };
-    let before = match &entry.before {
+    let before = match &before {
         Some(before) => Some((read(before).await?, before.custom.agent.as_ref())),
         None => None,
     };

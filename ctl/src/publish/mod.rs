@@ -76,10 +76,12 @@ impl Publication {
 }
 
 /// What an operator decides about a publish.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Choices {
     /// Publish a release without a manifest over one that has some: every static pod of the group will stop.
     pub allow_empty: bool,
+    /// Why the probes of the new releases are only to warn; none where they count.
+    pub waiver: Option<String>,
 }
 
 /// Publishes a group's content: [`Planned::new`] and [`Planned::publish`] in one.

@@ -4,7 +4,7 @@
 use anyhow::Context as _;
 use indicatif::ProgressBar;
 use jiff::Timestamp;
-use shared::bundle::pack;
+use shared::bundle::{Waiver, pack};
 use shared::names::{GroupName, ReleaseNumber};
 use shared::store::{Backoff, keys, with_retries};
 use shared::trust::ReleaseTarget;
@@ -68,7 +68,12 @@ pub async fn plan(
         warnings: Vec::new(),
         groups: Vec::new(),
     };
-    for (group, (content, warnings)) in groups.iter().zip(prepared) {
+    for (group, (mut content, warnings)) in groups.iter().zip(prepared) {
+        if let Some(reason) = &choices.waiver {
+            let (reason, by) = (reason.clone(), super::operator());
+            content.waive(Waiver { reason, by });
+        }
+        let choices = choices.clone();
         let planned = Planned::new(context, &plans.keyring, group, content, choices)
             .await
             .with_context(|| format!("group {group} cannot be published"))?;

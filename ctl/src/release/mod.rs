@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use shared::bundle::{Artifact, FileEntry, Index, Mode, Origin, Release, Restart, RolloutPolicy};
+use shared::bundle::{
+    Artifact, FileEntry, Index, Mode, Origin, Release, Restart, RolloutPolicy, Waiver,
+};
 use shared::check::secret_dir::SecretFile;
 use shared::documents::{GroupKeys, KeyringContent};
 use shared::limits;
@@ -18,7 +20,7 @@ use shared::trust::AgentTarget;
 use crate::artifact::{self, ArtifactList};
 use crate::context::Workspace;
 use crate::lint::{Finding, Severity, lint};
-use crate::render::{RenderErrors, RenderInput, render};
+use crate::render::{RenderErrors, RenderInput, render, rollout_problems};
 
 pub use order::write_order;
 pub use sources::{Sources, gather};
@@ -131,6 +133,15 @@ pub fn prepare(
     content.entries.sort_by_cached_key(|e| write_order(&e.path));
     let paths = content.entries.iter().map(|entry| &entry.path);
     content.restarts = rendered.node.restarts_for(paths).map_err(RenderErrors)?;
+    if let Some(policy) = rendered.rollout {
+        let file = format!("{group}/rollout.yaml");
+        let paths = content.entries.iter().map(|entry| &entry.path);
+        let problems = rollout_problems(&file, &policy, paths, quorum(workspace, group));
+        if !problems.is_empty() {
+            return Err(mistaken(RenderErrors(problems)));
+        }
+        content.rollout = Some(policy);
+    }
     let list = ArtifactList::load(&workspace.directory)?;
     let resolved = artifact::resolve(group, &rendered.node.artifacts, &list)?;
     content.artifacts = resolved.artifacts;
@@ -149,6 +160,17 @@ pub fn prepare(
     // Any number does to see whether the limits are kept.
     content.number(ReleaseNumber::from(std::num::NonZeroU64::MIN))?;
     Ok((content, findings))
+}
+
+/// How many of how many etcd members may be away at once, in the group that runs them. A group of one has to bear it.
+fn quorum(workspace: &Workspace, group: &GroupName) -> Option<(u32, u32)> {
+    let size = workspace.environment.groups.get(group.as_str())?;
+    let runs_etcd = group.as_str() == crate::env::SECURE;
+    runs_etcd.then(|| (((size.min.max(1) - 1) / 2).max(1), size.min))
+}
+
+fn mistaken(errors: RenderErrors) -> anyhow::Error {
+    crate::exit::mistake(errors.to_string())
 }
 
 /// A file of root's alone.
@@ -297,6 +319,19 @@ impl Content {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// How it is rolled out; none means by every node at once.
+    #[must_use]
+    pub fn rollout(&self) -> Option<&RolloutPolicy> {
+        self.rollout.as_ref()
+    }
+
+    /// Lets the probes only warn. Without a policy there is nothing to waive.
+    pub fn waive(&mut self, waiver: Waiver) {
+        if let Some(policy) = &mut self.rollout {
+            policy.waiver = Some(waiver);
+        }
     }
 
     /// Whether the group would run nothing.

@@ -175,7 +175,10 @@ pub async fn change(
             .put(&key, Bytes::from(sealed), condition)
             .await
         {
-            Ok(_) => return Ok(next),
+            Ok(_) => {
+                remember(&remembered(context, group), next.revision);
+                return Ok(next);
+            }
             Err(e) if e.kind == StoreErrorKind::Conflict || e.kind.is_transient() => {
                 ours = Some(nonce);
                 tokio::time::sleep(Backoff::INTERACTIVE.pause(attempt.min(4))).await;

@@ -129,11 +129,15 @@ async fn what_somebody_else_wrote_is_not_believed_and_the_rest_still_told() {
         .find(|key| key.starts_with("groups/secure/") && key.ends_with("release-1.bundle"))
         .unwrap();
     std::fs::write(bucket.object(&bundle), b"other bytes").unwrap();
-    let said = run(&operator, &["history", "-e", "local", "secure"]).await;
-    assert!(
-        said.out.contains("what it changed is not known"),
-        "{said:?}"
+    // Who has compared it before knows; a colleague does not.
+    let colleague = operator.colleague(&bucket.endpoint()).await.unwrap();
+    let said = run(&colleague, &["history", "-e", "local", "secure"]).await;
+    let unknown = said.out.matches("what it changed is not known").count();
+    assert_eq!(
+        unknown, 2,
+        "of 1 for its bundle, of 3 for what it replaced: {said:?}"
     );
+    assert!(said.out.contains("it replaced release 2"), "{said:?}");
     assert!(said.out.contains("release 3 at"), "{said:?}");
 }
 

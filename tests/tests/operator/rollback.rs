@@ -199,15 +199,7 @@ async fn what_the_keyring_lost_is_named() {
     let from = token.to_str().unwrap();
     let said = run(
         &operator,
-        &[
-            "secrets",
-            "put",
-            "-e",
-            "local",
-            "secure/web/token",
-            "--from",
-            from,
-        ],
+        &["secrets", "put", "-e", "local", "secure/web/token", from],
     )
     .await;
     assert_eq!(said.code, 0, "{said:?}");
