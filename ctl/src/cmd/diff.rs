@@ -65,8 +65,11 @@ impl DiffArgs {
     }
 }
 
+/// An older and a newer release, or the other way round.
+type Pair = (ReleaseNumber, ReleaseNumber);
+
 /// The groups named, and the two numbers.
-fn parse(what: &[String]) -> anyhow::Result<(Vec<String>, Option<(ReleaseNumber, ReleaseNumber)>)> {
+fn parse(what: &[String]) -> anyhow::Result<(Vec<String>, Option<Pair>)> {
     let is_number = |text: &&String| text.bytes().all(|b| b.is_ascii_digit());
     let (numbers, groups): (Vec<&String>, Vec<&String>) = what.iter().partition(is_number);
     let groups = groups.into_iter().cloned().collect();
@@ -91,7 +94,7 @@ async fn between(
     context: &Context,
     groups: &[GroupName],
     named: bool,
-    (old, new): (ReleaseNumber, ReleaseNumber),
+    (old, new): Pair,
 ) -> anyhow::Result<Vec<OfGroup>> {
     let keyring = keyring::read_required(context).await?;
     let mut all = Vec::new();

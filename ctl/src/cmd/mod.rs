@@ -117,7 +117,8 @@ impl Cli {
             Verb::Lint(args) => args.run(&directory),
             Verb::Diff(args) => args.run(&directory).await,
             Verb::History(args) => args.run(&directory).await,
-            Verb::Publish(args) => args.run(&directory).await,
+            // Waiting for the nodes makes it large.
+            Verb::Publish(args) => Box::pin(args.run(&directory)).await,
             Verb::Rollback(args) => args.run(&directory).await,
             Verb::Pause(args) => args.run(&directory).await,
             Verb::Resume(args) => args.run(&directory).await,

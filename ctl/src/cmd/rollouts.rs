@@ -193,10 +193,7 @@ impl RetryArgs {
             let keys = opened.keyring.group(group)?;
             let mut retried = None;
             let done = rollouts::change(&opened.context, keys, group, |document| {
-                retried = match rollouts::retry(document, &operator()) {
-                    Ok(release) => Some(release),
-                    Err(NothingHalted) => None,
-                };
+                retried = rollouts::retry(document, &operator()).ok();
                 Ok(retried.is_some())
             });
             let done = done

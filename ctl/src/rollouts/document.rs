@@ -1,6 +1,6 @@
 //! `rollouts/<group>.json`, read and changed (§7.1).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
@@ -79,6 +79,9 @@ async fn read_tagged(
     group: &GroupName,
 ) -> Result<Option<(RolloutDocument, ETag)>, RolloutUnreadable> {
     let key = keys::rollout(group);
+    // Before the object is read: another platformctl here may see a newer one at the same moment.
+    let remembered = remembered(context, group);
+    let seen = revision_in(&remembered);
     let get = || context.store.get(&key, limits::NODE_OBJECT_BYTES, None);
     let failed = |source| RolloutUnreadable::Store {
         key: key.clone(),
@@ -103,9 +106,6 @@ async fn read_tagged(
             key: key.clone(),
             source,
         })?;
-    let remembered = remembered(context, group);
-    let seen = std::fs::read_to_string(&remembered).ok();
-    let seen = seen.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
     let document = document
         .usable(seen)
         .map_err(|source| RolloutUnreadable::Document {
@@ -113,9 +113,7 @@ async fn read_tagged(
             remembered: remembered.display().to_string(),
             source,
         })?;
-    if document.revision > seen {
-        remember(&remembered, document.revision);
-    }
+    remember(&remembered, document.revision);
     Ok(Some((document, etag)))
 }
 
@@ -124,8 +122,16 @@ fn remembered(context: &Context, group: &GroupName) -> PathBuf {
     state.join("rollouts").join(group.as_str())
 }
 
+fn revision_in(path: &Path) -> u64 {
+    let text = std::fs::read_to_string(path).ok();
+    text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
 /// What can't be remembered is not noticed later.
-fn remember(path: &std::path::Path, revision: u64) {
+fn remember(path: &Path, revision: u64) {
+    if revision <= revision_in(path) {
+        return;
+    }
     let made = path
         .parent()
         .is_some_and(|p| std::fs::create_dir_all(p).is_ok());

@@ -5,6 +5,7 @@ mod gc;
 mod history;
 mod rollback;
 mod rollouts;
+mod steering;
 
 use std::process::{Output, Stdio};
 
