@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests and `make lint` need beside cargo; may be run again at any time. Root, or a user with sudo.
 #   tests/setup.sh           age, tar's zstd, shellcheck, curl, jq, systemd, openssl, ssh-keygen (Debian), moto, boto3, tuf
-#                            (PyPI, in a venv of their own), and etcd (Debian, unpacked beside them: as a package it would
-#                            start at once)
+#                            (PyPI, in a venv of their own), etcd and promtool (Debian, unpacked beside them: as packages they
+#                            would start daemons)
 #   tests/setup.sh --bench   also the tools that `make bench` compares with: aws, s3cmd, rclone; and strace
 # A tool that can't be had is named on standard error; then the tests that need it say so and skip, unless
 # PLATFORM_REQUIRE_TOOLS=1, with which this script and those tests fail.
@@ -118,12 +118,32 @@ unpacked_etcd() {
   say "$("$place/usr/bin/etcd" --version | head -n 1) unpacked in $place"
 }
 
+# promtool alone, of the system's own release.
+unpacked_promtool() {
+  local place="$tools/prometheus"
+  if "$place/usr/bin/promtool" --version >/dev/null 2>&1; then
+    say "$place is there"
+    return
+  fi
+  rm -rf "$place" "$tools/prometheus-packages"
+  mkdir -p "$tools/prometheus-packages"
+  # apt-get checks what it downloads; its lists may be empty.
+  (cd "$tools/prometheus-packages" && apt-get download -q prometheus) >"$tools/prometheus.log" 2>&1 ||
+    { apt_install ca-certificates; (cd "$tools/prometheus-packages" && apt-get download -q prometheus) >>"$tools/prometheus.log" 2>&1; } ||
+    { lacks promtool; return; }
+  dpkg-deb -x "$tools"/prometheus-packages/prometheus_*.deb "$place" >>"$tools/prometheus.log" 2>&1 || { lacks promtool; return; }
+  rm -rf "$tools/prometheus-packages"
+  "$place/usr/bin/promtool" --version >>"$tools/prometheus.log" 2>&1 || { lacks promtool; return; }
+  say "$("$place/usr/bin/promtool" --version | head -n 1) unpacked in $place"
+}
+
 debian age
 debian zstd
 debian openssl
 debian curl
 debian ssh-keygen openssh-client
 unpacked_etcd
+unpacked_promtool
 debian shellcheck
 debian jq
 debian systemd-analyze systemd

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -11,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use shared::durable::{self, Attributes, DurableError};
 use shared::store::ServerTime;
 
+use crate::rollout::BootTime;
+
 /// How far the store's clock and ours may be apart and still be said to agree.
 pub const AGREEMENT: SignedDuration = SignedDuration::from_mins(5);
 
@@ -18,6 +21,11 @@ pub const AGREEMENT: SignedDuration = SignedDuration::from_mins(5);
 pub trait Clock: fmt::Debug + Send + Sync {
     /// The time of day.
     fn now(&self) -> Timestamp;
+
+    /// The time on a clock that counts suspended time, and in which boot.
+    fn boot_time(&self) -> BootTime {
+        BootTime::default()
+    }
 
     /// Waits, on a clock that no step of the time of day moves.
     fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
@@ -32,6 +40,19 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+
+    fn boot_time(&self) -> BootTime {
+        // Read once: it is another at the next boot only.
+        static BOOT: OnceLock<String> = OnceLock::new();
+        let read = || std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        let boot = BOOT.get_or_init(|| read().unwrap_or_default().trim().to_owned());
+        let since = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+        let since = since.map(Duration::from).unwrap_or_default();
+        BootTime {
+            boot: boot.clone(),
+            milliseconds: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+        }
     }
 }
 

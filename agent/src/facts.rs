@@ -15,6 +15,8 @@ pub struct NodeFacts {
     pub id: NodeId,
     /// `NODE_NAME`: the name under which kubelet registers.
     pub name: Option<String>,
+    /// `ZONE`: the availability zone.
+    pub zone: Option<String>,
 }
 
 /// A file of facts that cannot be used, yet.
@@ -90,7 +92,11 @@ impl NodeFacts {
             ));
         }
         match id {
-            Some(id) if mistakes.is_empty() => Ok(Self { id, name }),
+            Some(id) if mistakes.is_empty() => Ok(Self {
+                id,
+                name,
+                zone: facts.get("ZONE").map(|zone| (*zone).to_owned()),
+            }),
             _ => Err(mistakes),
         }
     }

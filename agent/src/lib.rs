@@ -4,6 +4,7 @@
 //! - [`disk`]: all that is done to the node's files: plan, apply, verify, repair, under one lock;
 //! - [`artifacts`], [`units`], [`kubelet`]: what else a release brings to the host: binaries, unit restarts, a certificate;
 //! - [`update`]: how the agent replaces itself;
+//! - [`rollout`]: the slot that a node holds in a rollout, and its probes;
 //! - [`config`], [`facts`], [`parts`]: the configuration file, and the engine's parts made from it;
 //! - [`cli`], [`commands`]: the command line and its verbs;
 //! - [`drift`], [`hold`], [`clock`]: what wakes, stops and dates the loop;
@@ -34,6 +35,7 @@ pub mod kubelet;
 mod memory;
 pub mod metrics;
 pub mod parts;
+pub mod rollout;
 pub mod starting;
 pub mod status;
 pub mod systemd;

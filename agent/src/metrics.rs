@@ -14,10 +14,22 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use shared::documents::{RolloutReport, Transition};
 use tokio::time::Instant;
 
 /// Polls may fail for so many periods before the node counts as unhealthy.
 const PERIODS_ALLOWED: u32 = 6;
+/// Why a node may not adopt a release for now: the words of its status.
+const WAITING: [&str; 8] = [
+    "turn",
+    "capacity",
+    "canary",
+    "halted",
+    "paused",
+    "failed_here",
+    "superseded",
+    "unreadable",
+];
 /// Bounds of the adoption histogram, in seconds: the aim is 0.15 on loopback.
 const ADOPTION_BUCKETS: [f64; 10] = [0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
 
@@ -32,6 +44,16 @@ struct ErrorLabels {
     kind: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WaitingLabels {
+    reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProbeLabels {
+    probe: String,
+}
+
 type FloatGauge = Gauge<f64, AtomicU64>;
 
 /// The agent's metrics; a clone is the same metrics.
@@ -40,6 +62,8 @@ pub struct Metrics {
     registry: Arc<Registry>,
     polls: Family<PollLabels, Counter>,
     errors: Family<ErrorLabels, Counter>,
+    waiting: Family<WaitingLabels, Gauge>,
+    probes: Family<ProbeLabels, Gauge>,
     adoption: Histogram,
     /// Number of the release on disk, 0 for none.
     pub release_number: Gauge,
@@ -67,6 +91,12 @@ pub struct Metrics {
     pub artifacts_installed: Counter,
     /// Unit restarts asked for.
     pub unit_restarts: Counter,
+    /// 1 while the node holds a slot of its group's rollout.
+    pub slot: Gauge,
+    /// 1 while the node cannot go back to the release before.
+    pub revert_failed: Gauge,
+    /// The release that the node went back from last, 0 for none.
+    pub reverted_release_number: Gauge,
     health: Arc<Mutex<Health>>,
 }
 
@@ -96,6 +126,8 @@ impl Metrics {
             registry: Arc::default(),
             polls: Family::default(),
             errors: Family::default(),
+            waiting: Family::default(),
+            probes: Family::default(),
             adoption: Histogram::new(ADOPTION_BUCKETS),
             release_number: Gauge::default(),
             published_release_number: Gauge::default(),
@@ -110,6 +142,9 @@ impl Metrics {
             update_rejected: Gauge::default(),
             artifacts_installed: Counter::default(),
             unit_restarts: Counter::default(),
+            slot: Gauge::default(),
+            revert_failed: Gauge::default(),
+            reverted_release_number: Gauge::default(),
             health: Arc::new(Mutex::new(Health {
                 disk: Some("the agent is starting"),
                 last_success: None,
@@ -119,6 +154,16 @@ impl Metrics {
         let m = &metrics;
         r.register("polls", "Polls by their result", m.polls.clone());
         r.register("errors", "Failures by phase and kind", m.errors.clone());
+        r.register(
+            "rollout_waiting",
+            "1 while a release is not adopted, for that reason",
+            m.waiting.clone(),
+        );
+        r.register(
+            "probe_success",
+            "1 where the probe last succeeded",
+            m.probes.clone(),
+        );
         r.register(
             "adoption_seconds",
             "From a new timestamp seen to its release durable on disk",
@@ -162,6 +207,21 @@ impl Metrics {
                 &m.certificate_expiry,
             ),
             ("hold", "1 while a person holds the node", &m.hold),
+            (
+                "slot",
+                "1 while the node holds a slot of its group's rollout",
+                &m.slot,
+            ),
+            (
+                "revert_failed",
+                "1 while the node cannot go back to the release before",
+                &m.revert_failed,
+            ),
+            (
+                "reverted_release_number",
+                "Release that the node went back from last, 0 for none",
+                &m.reverted_release_number,
+            ),
             (
                 "foreign_files",
                 "Files in the manifest directory that are not the agent's",
@@ -207,6 +267,33 @@ impl Metrics {
     /// Measures an adoption.
     pub fn adopted(&self, took: Duration) {
         self.adoption.observe(took.as_secs_f64());
+    }
+
+    /// What the node says about its part in a rollout.
+    pub fn rollout(&self, report: &RolloutReport) {
+        let is_waiting = report.waiting.as_ref().map(|w| w.kind.as_str());
+        // What it waited for before is still served, as 0: a series that only vanished would be held for minutes.
+        for reason in WAITING.into_iter().chain(is_waiting) {
+            let labels = WaitingLabels {
+                reason: reason.to_owned(),
+            };
+            let waits = is_waiting == Some(reason);
+            self.waiting.get_or_create(&labels).set(i64::from(waits));
+        }
+        self.probes.clear();
+        for probe in &report.probes {
+            let labels = ProbeLabels {
+                probe: probe.name.clone(),
+            };
+            self.probes.get_or_create(&labels).set(i64::from(probe.ok));
+        }
+        let transition = report.slot.as_ref().map(|slot| slot.transition);
+        self.slot.set(i64::from(transition.is_some()));
+        let failed = transition == Some(Transition::RevertFailed);
+        self.revert_failed.set(i64::from(failed));
+        let reverted = report.reverted.as_ref().map(|r| r.release.get());
+        let reverted = reverted.and_then(|n| i64::try_from(n).ok());
+        self.reverted_release_number.set(reverted.unwrap_or(0));
     }
 
     /// A poll has just succeeded, at `now` in Unix seconds.
@@ -286,6 +373,40 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} not in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_rollout_is_told_and_what_is_over_is_zero() {
+        use shared::documents::{ProbeReport, Waiting};
+        let m = Metrics::new(Duration::from_secs(10));
+        let waiting = RolloutReport {
+            waiting: Some(Waiting {
+                release: shared::names::ReleaseNumber::new(7).unwrap(),
+                kind: "halted".to_owned(),
+                why: String::new(),
+            }),
+            probes: vec![ProbeReport {
+                name: "apiserver".to_owned(),
+                ok: false,
+                only_warns: false,
+                saw: String::new(),
+            }],
+            ..RolloutReport::default()
+        };
+        m.rollout(&waiting);
+        let text = m.text();
+        for line in [
+            "platform_agent_rollout_waiting{reason=\"halted\"} 1",
+            "platform_agent_rollout_waiting{reason=\"turn\"} 0",
+            "platform_agent_probe_success{probe=\"apiserver\"} 0",
+            "platform_agent_slot 0",
+        ] {
+            assert!(text.contains(line), "{line} not in\n{text}");
+        }
+        m.rollout(&RolloutReport::default());
+        let text = m.text();
+        assert!(text.contains("{reason=\"halted\"} 0"), "{text}");
+        assert!(!text.contains("probe=\"apiserver\""), "{text}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -86,6 +86,7 @@ pub fn facts(config: &Config) -> Result<NodeFacts, FactsError> {
         NodeSource::Name(id) => Ok(NodeFacts {
             id: id.clone(),
             name: None,
+            zone: None,
         }),
         NodeSource::Facts(path) => NodeFacts::load(path),
     }
@@ -140,6 +141,7 @@ fn host(config: &Config, facts: &NodeFacts) -> anyhow::Result<Host> {
         pending: PendingRestarts::open(state)?,
         updater: Updater::open(state, config.update_confirm_within)?,
         kubelet,
+        zone: facts.zone.clone(),
     })
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use shared::documents::{NodeStatus, Phase, STATUS_FORMAT, StatusError};
+use shared::documents::{NodeStatus, Phase, RolloutReport, STATUS_FORMAT, StatusError};
 use shared::names::NodeId;
 use shared::store::PutCondition;
 use shared::trust::TrustStoreError;
@@ -98,6 +98,7 @@ fn status(identity: &NodeIdentity, kind: &str, message: &str, now: Timestamp) ->
         foreign: Vec::new(),
         clock_skew_seconds: None,
         metadata_expires: None,
+        rollout: RolloutReport::default(),
         written_at: now,
     }
 }

@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 /// How often an unchanged status is written again.
 pub const IDLE_INTERVAL: Duration = Duration::from_secs(300);
+/// How often it is while the node holds a slot.
+pub const SLOT_INTERVAL: Duration = Duration::from_secs(15);
 /// Most foreign files that are named; the object has a limit.
 const FOREIGN_NAMED: usize = 50;
 /// Longest name of a foreign file that is written whole, in characters.
@@ -35,6 +37,8 @@ pub struct Reporter {
     /// Of what kind the failure to write is at the moment.
     unwritten: Option<&'static str>,
     skew: Option<i64>,
+    /// How often an unchanged status is written now; none where it is at rest.
+    interval: Option<Duration>,
 }
 
 impl NodeIdentity {
@@ -64,8 +68,15 @@ impl Reporter {
     pub fn is_due(&self, status: &NodeStatus) -> bool {
         match &self.written {
             None => true,
-            Some((last, at)) => !last.same_report(status) || at.elapsed() >= IDLE_INTERVAL,
+            Some((last, at)) => {
+                !last.same_report(status) || at.elapsed() >= self.interval.unwrap_or(IDLE_INTERVAL)
+            }
         }
+    }
+
+    /// From now on an unchanged status is written this often.
+    pub fn every(&mut self, interval: Duration) {
+        self.interval = Some(interval);
     }
 
     /// It was written.
@@ -110,7 +121,7 @@ pub fn named(foreign: &[String]) -> Vec<String> {
 mod tests {
     use super::*;
     use jiff::Timestamp;
-    use shared::documents::{Phase, STATUS_FORMAT, StatusError};
+    use shared::documents::{Phase, RolloutReport, STATUS_FORMAT, StatusError};
 
     fn status() -> NodeStatus {
         NodeStatus {
@@ -130,6 +141,7 @@ mod tests {
             foreign: Vec::new(),
             clock_skew_seconds: Some(0),
             metadata_expires: None,
+            rollout: RolloutReport::default(),
             written_at: Timestamp::UNIX_EPOCH,
         }
     }
@@ -140,6 +152,7 @@ mod tests {
         assert!(reporter.is_due(&status()));
         reporter.written(status());
         let later = NodeStatus {
+            rollout: RolloutReport::default(),
             written_at: Timestamp::from_second(9).unwrap(),
             ..status()
         };

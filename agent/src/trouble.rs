@@ -14,6 +14,10 @@ const MESSAGE_CHARACTERS: usize = 2_000;
 pub enum Source {
     /// The files on disk, or the ledger of them.
     Disk,
+    /// What the node remembers of the slot that it holds.
+    Slot,
+    /// A release that it could not go back from.
+    Rollout,
     /// Verifying, fetching or writing a release.
     Adoption,
     /// Installed artifacts that are not as they were installed.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use aws_credential_types::Credentials;
+use jiff::{SignedDuration, Timestamp};
 use shared::names::{EnvironmentName, GroupName};
 use shared::store::{ObjectStore, S3Store, SdkConfig, aws_config_loader};
 use shared::wrap::{KeyWrap, KmsWrap, LocalWrap};
@@ -151,6 +152,18 @@ impl Context {
             store: Arc::new(store),
             wrap,
         })
+    }
+
+    /// What the store's clock says: ours, set right by what it said last; ours as it is where it said nothing yet.
+    #[must_use]
+    pub fn store_now(&self) -> Timestamp {
+        let ours = Timestamp::now();
+        let skew = self
+            .store
+            .server_time()
+            .map_or(0, |seen| seen.skew_seconds());
+        ours.checked_sub(SignedDuration::from_secs(skew))
+            .unwrap_or(ours)
     }
 
     /// The recovery recipients as text.

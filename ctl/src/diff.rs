@@ -6,86 +6,148 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context as _, anyhow};
-use shared::bundle::{Artifact, FileEntry, Origin, Release, open, unpack};
+use serde::{Deserialize, Serialize};
+use shared::bundle::{Artifact, FileEntry, Index, Origin, Release, open, unpack};
 use shared::check::secret_dir::SECRETS_ROOT;
 use shared::digest::Sha256Digest;
 use shared::limits;
-use shared::names::{EntryPath, Place, ReleaseNumber};
+use shared::names::{EntryPath, Place};
 use shared::store::{Backoff, Fetched, keys, with_retries};
 use shared::trust::{AgentTarget, ReleaseTarget};
 use shared::wrap::WrapContext;
 use similar::TextDiff;
 
 use crate::context::Context;
-use crate::release::Content;
 
 /// Hexadecimal digits of a secret directory's name.
 const DIGEST_LENGTH: usize = 64;
 
 /// One file that differs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    path: EntryPath,
-    kind: Kind,
-    /// A unified diff, for a file whose text is shown.
-    text: String,
+    /// Which file.
+    pub path: EntryPath,
+    /// How.
+    pub kind: ChangeKind,
+    /// A unified diff, for a file whose text is shown; empty for every other.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub text: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+/// How a file differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeKind {
+    /// It is new.
     Added,
+    /// It is gone.
     Removed,
+    /// Its content, mode, owner or origin is another.
     Changed,
+}
+
+/// All in which two releases differ.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// The files, by path.
+    pub files: Vec<Change>,
+    /// What differs beyond files, a line each: artifacts, unit restarts, the agent. None of it is secret.
+    pub host: Vec<String>,
+}
+
+/// A release with the agent that adopts it: one side of a comparison.
+#[derive(Debug, Clone, Copy)]
+pub struct Side<'a> {
+    /// The release.
+    pub release: &'a Release,
+    /// The agent that its signed facts name.
+    pub agent: Option<&'a AgentTarget>,
+}
+
+impl fmt::Display for ChangeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Added => "added",
+            Self::Removed => "removed",
+            Self::Changed => "changed",
+        })
+    }
 }
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            Kind::Added => "added",
-            Kind::Removed => "removed",
-            Kind::Changed => "changed",
-        };
-        write!(f, "  {kind} {}", self.path)?;
+        write!(f, "{} {}", self.kind, self.path)?;
         for line in self.text.lines() {
-            write!(f, "\n    {line}")?;
+            write!(f, "\n  {line}")?;
         }
         Ok(())
     }
 }
 
-/// What differs beyond files, a line each: artifacts, unit restarts, the agent. None of it is secret.
-#[must_use]
-pub fn host_changes(
-    current: Option<&Release>,
-    agent: Option<&AgentTarget>,
-    content: &Content,
-) -> Vec<String> {
-    let index = current.map(Release::index);
-    let (old, old_restarts) = index.map_or((&[][..], &[][..]), |i| (&i.artifacts, &i.restarts));
-    let mut lines = Vec::new();
-    for new in content.artifacts() {
-        match old.iter().find(|o| o.name == new.name) {
-            None => lines.push(format!("  added artifact {} at {}", new.target, new.path)),
-            Some(same) if same == new => {}
-            Some(was) if was.target != new.target => lines.push(format!(
-                "  changed artifact {} to {}",
-                was.target, new.target
-            )),
-            Some(_) => lines.push(format!("  changed artifact {}", new.target)),
+impl Difference {
+    /// In what `new` differs from `old`, or from nothing.
+    #[must_use]
+    pub fn between(old: Option<Side<'_>>, new: Side<'_>) -> Self {
+        Self {
+            files: compare(old.map(|o| o.release), new.release),
+            host: host_changes(old, new),
         }
     }
-    let kept = |o: &&Artifact| !content.artifacts().iter().any(|n| n.name == o.name);
-    let removed = old.iter().filter(kept);
-    lines.extend(removed.map(|o| format!("  removed artifact {} from {}", o.target, o.path)));
-    if old_restarts != content.restarts() {
-        lines.push("  changed the units to restart".to_owned());
+
+    /// Whether nothing differs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.host.is_empty()
     }
-    if agent != content.agent() {
+
+    /// The same without the files' texts: what is kept, and shown in lists.
+    #[must_use]
+    pub fn named(mut self) -> Self {
+        self.files.iter_mut().for_each(|file| file.text.clear());
+        self
+    }
+
+    /// For people, indented by two, a line for each thing and below it the text that is shown.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let files = self.files.iter().map(ToString::to_string);
+        let all = files.chain(self.host.iter().cloned());
+        all.map(|text| format!("  {}", text.replace('\n', "\n  ")))
+    }
+}
+
+/// What differs beyond files.
+fn host_changes(old: Option<Side<'_>>, new: Side<'_>) -> Vec<String> {
+    let (index, content) = (old.map(|o| o.release.index()), new.release.index());
+    let none = (&[][..], &[][..]);
+    let (old_artifacts, old_restarts) =
+        index.map_or(none, |i: &Index| (&i.artifacts[..], &i.restarts[..]));
+    let mut lines = Vec::new();
+    for new in &content.artifacts {
+        match old_artifacts.iter().find(|o| o.name == new.name) {
+            None => lines.push(format!("added artifact {} at {}", new.target, new.path)),
+            Some(same) if same == new => {}
+            Some(was) if was.target != new.target => {
+                lines.push(format!("changed artifact {} to {}", was.target, new.target))
+            }
+            Some(_) => lines.push(format!("changed artifact {}", new.target)),
+        }
+    }
+    let kept = |o: &&Artifact| !content.artifacts.iter().any(|n| n.name == o.name);
+    let removed = old_artifacts.iter().filter(kept);
+    lines.extend(removed.map(|o| format!("removed artifact {} from {}", o.target, o.path)));
+    if old_restarts != content.restarts {
+        lines.push("changed the units to restart".to_owned());
+    }
+    if index.and_then(|i| i.rollout.as_ref()) != content.rollout.as_ref() {
+        lines.push("changed the rollout policy".to_owned());
+    }
+    let agent = old.and_then(|o| o.agent);
+    if agent != new.agent {
         let version = |a: Option<&AgentTarget>| a.map_or("none", |a| &a.version).to_owned();
         lines.push(format!(
-            "  changed the agent from {} to {}",
+            "changed the agent from {} to {}",
             version(agent),
-            version(content.agent())
+            version(new.agent)
         ));
     }
     lines
@@ -128,12 +190,7 @@ pub async fn published_release(
 }
 
 /// The files in which the two differ, by path.
-///
-/// # Errors
-/// Content that breaks a limit.
-pub fn compare(published: Option<&Release>, content: &Content) -> anyhow::Result<Vec<Change>> {
-    let any = ReleaseNumber::from(std::num::NonZeroU64::MIN);
-    let next = content.number(any)?;
+fn compare(published: Option<&Release>, next: &Release) -> Vec<Change> {
     let files = |r: &Release| -> BTreeMap<EntryPath, FileEntry> {
         r.index()
             .files
@@ -142,26 +199,26 @@ pub fn compare(published: Option<&Release>, content: &Content) -> anyhow::Result
             .collect()
     };
     let old = published.map(files).unwrap_or_default();
-    let new = files(&next);
+    let new = files(next);
     let mut paths: Vec<&EntryPath> = old.keys().chain(new.keys()).collect();
     paths.sort();
     paths.dedup();
     let changes = paths.into_iter().filter_map(|path| {
         let kind = match (old.get(path), new.get(path)) {
             (Some(a), Some(b)) if a == b => return None,
-            (Some(_), Some(_)) => Kind::Changed,
-            (None, _) => Kind::Added,
-            (_, None) => Kind::Removed,
+            (Some(_), Some(_)) => ChangeKind::Changed,
+            (None, _) => ChangeKind::Added,
+            (_, None) => ChangeKind::Removed,
         };
         let side = |r: Option<&Release>| text_of(r, path);
-        let (before, after) = (side(published), side(Some(&next)));
+        let (before, after) = (side(published), side(Some(next)));
         Some(Change {
             path: path.clone(),
             kind,
             text: shown(&before, &after),
         })
     });
-    Ok(changes.collect())
+    changes.collect()
 }
 
 /// The text of a manifest or of a host file that a template made; nothing for any other file.

@@ -44,6 +44,10 @@ pub fn code_of(error: &anyhow::Error) -> ExitCode {
             || cause.is::<crate::render::RenderErrors>()
             || cause.is::<crate::userdata::UserDataError>()
             || cause.is::<crate::userdata::AgentBinaryError>()
+            || matches!(
+                cause.downcast_ref(),
+                Some(crate::history::ReleaseError::NoSuch { .. })
+            )
     });
     ExitCode::from(if usage { 2 } else { 1 })
 }

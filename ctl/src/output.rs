@@ -1,6 +1,6 @@
 //! The one place that writes to the terminal.
 
-use std::io::{IsTerminal as _, Write as _, stderr, stdout};
+use std::io::{IsTerminal as _, Write as _, stderr, stdin, stdout};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -66,6 +66,129 @@ pub fn progress(steps: u64, what: &str) -> ProgressBar {
     bar
 }
 
+/// A picture on standard output that is drawn again and again: in place on a terminal, else one below the other.
+#[derive(Debug)]
+pub struct Redraw {
+    in_place: bool,
+    begun: bool,
+}
+
+impl Default for Redraw {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Redraw {
+    /// Nothing is drawn yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            in_place: stdout().is_terminal(),
+            begun: false,
+        }
+    }
+
+    /// Draws these lines in the place of those before.
+    pub fn show(&mut self, lines: &[String]) {
+        let mut out = stdout().lock();
+        let _ = out.write_all(self.drawn(lines).as_bytes());
+        let _ = out.flush();
+    }
+
+    /// In one piece, so that nothing flickers: home, each line to its end, and nothing below.
+    fn drawn(&mut self, lines: &[String]) -> String {
+        let mut text = String::new();
+        match (self.in_place, std::mem::replace(&mut self.begun, true)) {
+            (true, false) => text.push_str("\x1b[2J\x1b[H"),
+            (true, true) => text.push_str("\x1b[H"),
+            (false, false) => {}
+            (false, true) => text.push('\n'),
+        }
+        for line in lines {
+            text.push_str(line);
+            text.push_str(if self.in_place { "\x1b[K\n" } else { "\n" });
+        }
+        if self.in_place {
+            text.push_str("\x1b[J");
+        }
+        text
+    }
+}
+
+/// Progress on standard error: in place on a terminal, else each line that is new.
+#[derive(Debug)]
+pub struct Progress {
+    in_place: bool,
+    before: Vec<String>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Progress {
+    /// Nothing is shown yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            in_place: stderr().is_terminal(),
+            before: Vec::new(),
+        }
+    }
+
+    /// Shows these lines.
+    pub fn show(&mut self, lines: &[String]) {
+        if self.in_place {
+            self.clear();
+            lines.iter().for_each(note);
+        } else {
+            let is_new = |line: &&String| !self.before.contains(line);
+            lines.iter().filter(is_new).for_each(note);
+        }
+        self.before = lines.to_vec();
+    }
+
+    /// Takes what is shown in place away again.
+    pub fn clear(&mut self) {
+        if self.in_place && !self.before.is_empty() {
+            let _ = write!(stderr(), "\x1b[{}F\x1b[J", self.before.len());
+            self.before.clear();
+        }
+    }
+}
+
+/// What a person said to a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confirmation {
+    /// Go ahead.
+    Yes,
+    /// Do not.
+    No,
+    /// There is nobody to ask.
+    NoTerminal,
+}
+
+/// Asks on the terminal, unless it was said beforehand. Anything but a yes is a no.
+#[must_use]
+pub fn confirm(question: &str, yes: bool) -> Confirmation {
+    if yes {
+        return Confirmation::Yes;
+    }
+    if !stdin().is_terminal() || !stderr().is_terminal() {
+        return Confirmation::NoTerminal;
+    }
+    let _ = write!(stderr(), "{question} [y/N] ");
+    let mut answer = String::new();
+    let _ = stdin().read_line(&mut answer);
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Confirmation::Yes,
+        _ => Confirmation::No,
+    }
+}
+
 /// A duration as people say it: `3s`, `4m10s`, `2h05m`, `3d04h`.
 #[must_use]
 pub fn age(duration: Duration) -> String {
@@ -81,6 +204,25 @@ pub fn age(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_picture_is_drawn_over_the_last() {
+        let lines = ["a".to_owned()];
+        let mut terminal = Redraw {
+            in_place: true,
+            begun: false,
+        };
+        assert_eq!(terminal.drawn(&lines), "\x1b[2J\x1b[Ha\x1b[K\n\x1b[J");
+        assert_eq!(terminal.drawn(&lines), "\x1b[Ha\x1b[K\n\x1b[J");
+        let mut file = Redraw {
+            in_place: false,
+            begun: false,
+        };
+        assert_eq!(
+            (file.drawn(&lines), file.drawn(&lines)),
+            ("a\n".into(), "\na\n".into())
+        );
+    }
 
     #[test]
     fn ages() {

@@ -8,6 +8,7 @@
 //! - [`store`]: the bucket behind a narrow trait, its S3 adapter, and the keys of its objects;
 //! - [`trust`]: TUF, both verifying (agent) and signing (platformctl);
 //! - [`documents`]: the small JSON objects in the bucket;
+//! - [`rollout`]: every decision of a rollout, pure;
 //! - [`check`]: what a file must be before a node may write it;
 //! - [`durable`]: the one way a file is written where it matters;
 //! - [`secret`]: bytes that cannot be printed.
@@ -31,6 +32,7 @@ pub mod documents;
 pub mod durable;
 pub mod limits;
 pub mod names;
+pub mod rollout;
 pub mod secret;
 pub mod store;
 pub mod trust;

@@ -34,3 +34,7 @@ pub const METADATA_BYTES: u64 = 256 * 1024;
 pub const TARGETS_BYTES: u64 = 1024 * 1024;
 /// Most root documents that one refresh walks through.
 pub const ROOT_UPDATES: u64 = 256;
+/// Most probes of a rollout policy.
+pub const PROBES: usize = 16;
+/// Most nodes that a rollout document can have in transition, whatever the policy allows.
+pub const ROLLOUT_HOLDERS: u32 = 64;

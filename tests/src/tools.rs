@@ -17,7 +17,10 @@ pub fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let python = python_environment();
     // Packages that were unpacked, not installed, lie beside it.
-    let unpacked = python.parent().map(|tools| tools.join("etcd/usr/bin"));
+    let packages = ["etcd/usr/bin", "prometheus/usr/bin"];
+    let unpacked = packages
+        .iter()
+        .filter_map(|place| Some(python.parent()?.join(place)));
     let found = iter::once(python.join("bin"))
         .chain(unpacked)
         .chain(env::split_paths(&path))

@@ -11,6 +11,7 @@ use super::apply::ApplyReport;
 use super::check::CheckedRelease;
 use super::copy;
 use super::error::DiskError;
+use super::ledger::Committed;
 use super::paths::NodePaths;
 
 /// What there was to finish.
@@ -38,6 +39,32 @@ impl Disk {
         let plan = self.plan(&checked)?;
         let finished = Some(self.carry_out(&checked, to, &plan)?);
         Ok(Recovery { swept, finished })
+    }
+}
+
+impl Disk {
+    /// The release of a verified copy that is still kept.
+    ///
+    /// # Errors
+    /// [`DiskError::CopyDamaged`] where it can't be used.
+    pub fn kept(&self, release: &Committed) -> Result<CheckedRelease, DiskError> {
+        let kept = copy::read(&self.paths, &self.ledger, release)?;
+        Ok(CheckedRelease::kept(kept))
+    }
+
+    /// Puts a release that is still kept on the disk again, whatever was being applied: byte for byte, in the order and
+    /// with the safety of [`Disk::apply`]. Where it is there already, nothing is done.
+    ///
+    /// # Errors
+    /// [`DiskError`] of the step that failed; calling it again, or [`Disk::recover`], goes on.
+    pub fn go_back(&mut self, to: &Committed) -> Result<Option<ApplyReport>, DiskError> {
+        self.swept = 0;
+        if self.ledger.applying.is_none() && self.ledger.release.as_ref() == Some(to) {
+            return Ok(None);
+        }
+        let checked = self.kept(to)?;
+        let plan = self.plan(&checked)?;
+        self.carry_out(&checked, *to, &plan).map(Some)
     }
 }
 

@@ -179,6 +179,7 @@ impl Draft {
             files,
             restarts: Vec::new(),
             artifacts: Vec::new(),
+            rollout: None,
         };
         Release::new(index, contents).unwrap()
     }

@@ -98,6 +98,18 @@ impl Agent {
         if !problems.is_empty() {
             return Err(Failure::contradiction(problems).into());
         }
+        if self.begins_with_good(&adoption, &release).await?
+            && let Some(good) = adoption.good.clone()
+        {
+            let current = adoption.target.release();
+            tracing::warn!(%current, good = %good.release(), "a new node begins with the good release");
+            self.decided("begins with the good release", good.release(), "adopting");
+            return Ok(State::Fetch(Adoption {
+                target: good,
+                good: None,
+                ..adoption
+            }));
+        }
         Ok(State::Check(adoption, release))
     }
 
@@ -132,7 +144,7 @@ impl Agent {
             .await
             .map_err(|e| Failure::task(Phase::Plan, e))?;
         match plan {
-            Ok(plan) => Ok(State::Apply(adoption, checked, plan)),
+            Ok(plan) => Ok(State::Slot(adoption, checked, plan)),
             Err(e) => Err(Failure::disk(Phase::Plan, e)
                 .resume_at(State::Plan(adoption, checked))
                 .into()),
@@ -152,6 +164,10 @@ impl Agent {
             self.resume = Some(State::Plan(adoption, checked));
             self.dealt_with(None);
             return Ok(State::Idle);
+        }
+        if !self.may_go_forward()? {
+            self.handled = None;
+            return Ok(State::GiveBack);
         }
         match self.prepare_host(&checked, &plan).await {
             Ok(true) => {}
@@ -201,13 +217,20 @@ impl Agent {
         self.recovered = true;
         self.troubles.clear(Source::Adoption);
         self.troubles.clear(Source::Disk);
-        self.dealt_with(None);
+        match self.published > Some(release) {
+            // The good release of a new node: the current one is next.
+            true => self.handled = None,
+            false => self.dealt_with(None),
+        }
         // Before READY: a unit that waits for it is then started once, and with the new files.
         self.finish_host().await;
         self.service_manager.ready();
         // After the rest: a memory that can't be written must not make the adoption look undone.
         self.remember_time();
-        Ok(State::Idle)
+        match self.has_slot() {
+            true => Ok(State::Probe),
+            false => Ok(State::Idle),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Agent;
 use super::wait::DISK_PATIENCE;
-use crate::disk::{Disk, DiskError};
+use crate::disk::{Committed, Disk, DiskError};
 use crate::trouble::{Source, chain};
 
 /// How often the files are looked at where nothing is told of them.
@@ -24,6 +24,14 @@ struct Mended {
     finished: bool,
     /// The verified copy can't be used: the release is to be read from the store again.
     copy_lost: bool,
+}
+
+/// Finishes what was interrupted: forward, or, where there is no time left for that, back.
+fn finish(disk: &mut Disk, back: Option<&Committed>) -> Result<bool, DiskError> {
+    match back.filter(|_| disk.ledger().applying.is_some()) {
+        Some(to) => Ok(disk.go_back(to)?.is_some()),
+        None => Ok(disk.recover()?.finished.is_some()),
+    }
 }
 
 impl Agent {
@@ -69,8 +77,10 @@ impl Agent {
             }
             return;
         }
-        let done = self.on_disk(|disk| {
-            let finished = disk.recover()?.finished.is_some();
+        self.recall_slot();
+        let back = self.overdue();
+        let done = self.on_disk(move |disk| {
+            let finished = finish(disk, back.as_ref())?;
             let seen = disk.verify()?;
             let restored = if seen.is_clean() {
                 Vec::new()
@@ -136,9 +146,10 @@ impl Agent {
     }
 
     async fn repair(&mut self) {
-        let done = self.on_disk(|disk| {
+        let back = self.overdue();
+        let done = self.on_disk(move |disk| {
             let half_applied = disk.ledger().applying.is_some();
-            let finished = half_applied && disk.recover()?.finished.is_some();
+            let finished = half_applied && finish(disk, back.as_ref())?;
             let repaired = disk.repair()?;
             Ok(Mended {
                 restored: repaired.restored,

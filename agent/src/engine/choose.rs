@@ -135,6 +135,8 @@ mod tests {
                 published_by: String::new(),
                 agent: None,
                 artifacts: Vec::new(),
+                replaces: None,
+                brings_back: None,
             },
         }
     }

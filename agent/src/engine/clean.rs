@@ -41,7 +41,8 @@ impl Agent {
     /// Removes what is left of earlier releases when its time has come; what fails is tried again at the next look.
     pub(super) async fn clean_if_due(&mut self) {
         let is_due = self.clean_at.is_some_and(|at| at <= Instant::now());
-        if !is_due || self.hold.is_some() || !self.recovered {
+        // What a node in transition goes back to is among it.
+        if !is_due || self.hold.is_some() || !self.recovered || self.has_slot() {
             return;
         }
         match self.on_disk(Disk::clean).await {

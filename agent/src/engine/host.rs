@@ -43,6 +43,8 @@ pub struct Host {
     pub updater: Option<Updater>,
     /// The kubelet's certificate, where it is wanted.
     pub kubelet: Option<KubeletCertificate>,
+    /// The zone that the machine is in, where it knows one.
+    pub zone: Option<String>,
 }
 
 /// When something that failed may be tried again: later each time.
@@ -67,6 +69,7 @@ impl Host {
             pending: PendingRestarts::open(state)?,
             updater: None,
             kubelet: None,
+            zone: None,
         })
     }
 }
@@ -146,7 +149,7 @@ impl Agent {
     ) -> Result<State, Stop> {
         let wanted = checked.release().index().artifacts.clone();
         match self.fetch_artifacts(&wanted).await {
-            Ok(()) => Ok(State::Plan(adoption, checked)),
+            Ok(()) => Ok(State::Baseline(adoption, checked)),
             Err(Stop::Failed(failure)) if failure.retry != super::failure::Retry::OnChange => {
                 Err(failure.resume_at(State::Stage(adoption, checked)).into())
             }
@@ -154,7 +157,7 @@ impl Agent {
         }
     }
 
-    async fn fetch_artifacts(&mut self, wanted: &[Artifact]) -> Result<(), Stop> {
+    pub(super) async fn fetch_artifacts(&mut self, wanted: &[Artifact]) -> Result<(), Stop> {
         let phase = Phase::Install;
         let stagings = self
             .with_artifacts(|a| {

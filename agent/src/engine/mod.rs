@@ -12,7 +12,9 @@ mod clean;
 mod failure;
 mod host;
 mod pass;
+mod probing;
 mod report;
+mod rollout;
 mod state;
 mod update;
 mod wait;
@@ -34,6 +36,7 @@ pub use choose::{Choice, ChoiceError, choose};
 
 pub use host::Host;
 use host::Patience;
+use rollout::Rollouts;
 use state::State;
 
 use crate::artifacts::Artifacts;
@@ -51,7 +54,7 @@ use crate::units::{PendingRestarts, UnitManager};
 use crate::update::Updater;
 
 /// The steps of a pass at which a test can stop the process; those of [`crate::disk`] come on top.
-pub const FAIL_POINTS: [&str; 7] = [
+pub const FAIL_POINTS: [&str; 11] = [
     "engine::verify",
     "engine::fetch",
     "engine::decrypt",
@@ -59,6 +62,10 @@ pub const FAIL_POINTS: [&str; 7] = [
     "engine::plan",
     "engine::apply",
     "engine::commit",
+    "rollout::write",
+    "rollout::probe",
+    "rollout::revert",
+    "rollout::give-back",
 ];
 
 /// Everything that an [`Agent`] works with.
@@ -186,6 +193,7 @@ pub struct Agent {
     worked: bool,
     /// The release whose certificates were looked at for the metric.
     certificates_of: Option<ReleaseNumber>,
+    rollouts: Rollouts,
     reporter: Reporter,
 }
 
@@ -242,6 +250,7 @@ impl Agent {
             adopted: None,
             worked: false,
             certificates_of: None,
+            rollouts: Rollouts::in_directory(&state, parts.host.zone.clone()),
             reporter: Reporter::default(),
         }
     }

@@ -39,7 +39,7 @@ impl Agent {
             self.handled = None;
         }
         self.adopted = None;
-        let mut state = State::Poll;
+        let mut state = self.first_state();
         let stop = loop {
             match self.step(state).await {
                 Ok(State::Idle) => break None,
@@ -162,9 +162,14 @@ impl Agent {
             State::Decrypt(adoption, sealed) => self.decrypt(adoption, sealed).await,
             State::Check(adoption, release) => self.check(adoption, release).await,
             State::Stage(adoption, checked) => self.stage(adoption, checked).await,
+            State::Baseline(adoption, checked) => self.baseline(adoption, checked).await,
             State::Plan(adoption, checked) => self.plan(adoption, checked).await,
+            State::Slot(adoption, checked, plan) => self.slot(adoption, checked, plan).await,
             State::Apply(adoption, checked, plan) => self.apply(adoption, checked, plan).await,
             State::Commit(adoption, report) => self.commit(adoption, &report).await,
+            State::Probe => self.probe().await,
+            State::Revert => self.revert().await,
+            State::GiveBack => self.give_back().await,
             State::Idle => Ok(State::Idle),
         }
     }
@@ -227,7 +232,12 @@ impl Agent {
             }
         }
         self.check_expiry();
-        self.update_before(State::Idle)
+        // A release that waits for its slot asks again.
+        let next = match self.resume.take_if(|s| matches!(s, State::Slot(..))) {
+            Some(waiting) if !self.held_back => waiting,
+            _ => State::Idle,
+        };
+        self.update_before(next)
     }
 
     /// Expiry is an alarm: nothing that runs is touched.
@@ -254,6 +264,7 @@ impl Agent {
         self.published = trusted.current().map(shared::trust::ReleaseTarget::release);
         self.expires = Some(trusted.expiry().earliest());
         self.check_expiry();
+        let hourly = matches!(seen, Seen::Unchanged);
         self.handling = match seen {
             Seen::Unchanged => self.handled.as_ref().map(|h| h.etag.clone()),
             // Only if the refresh saw the same document as the poll: else the next poll is to look again.
@@ -279,16 +290,31 @@ impl Agent {
                 self.resume = None;
                 self.troubles.clear(Source::Adoption);
                 self.dealt_with(None);
+                if hourly {
+                    self.look_at_rollout().await?;
+                }
                 Ok(self.update_before(State::Idle))
             }
             Choice::Adopt(target) => {
                 let next = self.begin(Adoption {
                     target: *target,
+                    good: trusted.good().cloned(),
                     artifacts: trusted.artifacts().to_vec(),
                     began,
                 });
                 Ok(self.update_before(next))
             }
+        }
+    }
+
+    /// What fails here is no trouble: it is looked at again in an hour.
+    async fn look_at_rollout(&mut self) -> Result<(), Stop> {
+        match self.conclude_rollout().await {
+            Err(Stop::Failed(failure)) => {
+                tracing::debug!(error = chain(failure.error.as_ref()), "not concluded");
+                Ok(())
+            }
+            other => other,
         }
     }
 

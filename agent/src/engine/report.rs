@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use shared::documents::{NodeStatus, Phase, STATUS_FORMAT};
+use shared::documents::{NodeStatus, Phase, STATUS_FORMAT, Transition};
 use shared::store::PutCondition;
 
 use super::Agent;
 use super::wait::GaveUp;
-use crate::status::named;
+use crate::status::{IDLE_INTERVAL, SLOT_INTERVAL, named};
 use crate::trouble::{Source, chain};
 use crate::update::Updater;
 
@@ -82,10 +82,16 @@ impl Agent {
         self.hold = self.hold_file.in_force(now);
         let release = self.release();
         let measured = self.store.server_time().map(|t| t.skew_seconds());
+        let transition = self.rollouts.slot.as_ref();
+        let transition = transition.and_then(|s| s.transition(self.rollouts.struggles));
+        self.reporter
+            .every(transition.map_or(IDLE_INTERVAL, |_| SLOT_INTERVAL));
         let phase = if self.hold.is_some() {
             Phase::Held
         } else if self.troubles.worst().is_some() {
             Phase::Failed
+        } else if let Some(transition) = transition {
+            phase_of(transition)
         } else if release.is_none() {
             Phase::Starting
         } else {
@@ -108,6 +114,7 @@ impl Agent {
             foreign: named(&self.foreign),
             clock_skew_seconds: self.reporter.steady_skew(measured),
             metadata_expires: self.expires,
+            rollout: self.rollout_report(),
             written_at: now,
         }
     }
@@ -132,6 +139,7 @@ impl Agent {
         m.release_number.set(number(status.release));
         m.published_release_number.set(number(status.published));
         m.hold.set(i64::from(status.hold.is_some()));
+        m.rollout(&status.rollout);
         m.clock_skew_seconds
             .set(status.clock_skew_seconds.unwrap_or(0));
         m.metadata_expiry
@@ -146,6 +154,15 @@ impl Agent {
             (false, Some(_)) => Some("the files on disk differ from the release"),
             (true, Some(_)) => None,
         });
+    }
+}
+
+fn phase_of(transition: Transition) -> Phase {
+    match transition {
+        Transition::Granted | Transition::Committed | Transition::Reverted => Phase::Slot,
+        Transition::Applying => Phase::Apply,
+        Transition::Probing => Phase::Probe,
+        Transition::Reverting | Transition::RevertFailed => Phase::Revert,
     }
 }
 

@@ -12,8 +12,9 @@ use crate::disk::{ApplyReport, CheckedRelease, Plan};
 /// Where a pass stands; each state has what the next step needs, and a step gives the state after it:
 ///
 /// ```text
-/// Poll → (new timestamp, or an hour gone) → Verify → [Update] → Fetch → Decrypt → Check → Stage → Plan → Apply → Commit → Idle
-///   └────────────── 304 ───────────────────────┴ up to date, or held ─────────────────────────────────────────────↗
+/// Poll → (new timestamp, or an hour gone) → Verify → [Update] → Fetch → Decrypt → Check → Stage → Baseline → Plan → [Slot]
+///   └────────────── 304 ───────────────────────┴ up to date, or held: Idle               → Apply → Commit → Probe → GiveBack
+///                                                                                                              └→ Revert ↗
 /// ```
 #[derive(Debug)]
 pub(crate) enum State {
@@ -31,12 +32,22 @@ pub(crate) enum State {
     Check(Adoption, Release),
     /// Fetch the artifacts that are missing.
     Stage(Adoption, CheckedRelease),
+    /// Try the probes of its policy before anything is changed.
+    Baseline(Adoption, CheckedRelease),
     /// Compare it with the disk.
     Plan(Adoption, CheckedRelease),
+    /// Take a slot, or wait for it.
+    Slot(Adoption, CheckedRelease, Plan),
     /// Write and remove.
     Apply(Adoption, CheckedRelease, Plan),
     /// Remember that it is done.
     Commit(Adoption, ApplyReport),
+    /// The slot's release is on the disk: see whether it is healthy.
+    Probe,
+    /// Put the slot's release before on the disk again.
+    Revert,
+    /// Give the slot back.
+    GiveBack,
     /// Nothing more to do in this pass.
     Idle,
 }
@@ -60,6 +71,8 @@ pub(crate) enum Seen {
 pub(crate) struct Adoption {
     /// What was signed about it.
     pub(crate) target: ReleaseTarget,
+    /// The release that is known to be good, if another is signed beside it.
+    pub(crate) good: Option<ReleaseTarget>,
     /// The other targets that were signed with it.
     pub(crate) artifacts: Vec<ArtifactTarget>,
     /// When the timestamp that brought it was seen.
@@ -77,7 +90,11 @@ impl State {
             Self::Decrypt(..) => Phase::Decrypt,
             Self::Check(..) => Phase::Check,
             Self::Stage(..) => Phase::Install,
+            Self::Baseline(..) => Phase::Baseline,
             Self::Plan(..) => Phase::Plan,
+            Self::Slot(..) | Self::GiveBack => Phase::Slot,
+            Self::Probe => Phase::Probe,
+            Self::Revert => Phase::Revert,
             Self::Apply(..) => Phase::Apply,
             Self::Commit(..) => Phase::Commit,
         }
@@ -86,12 +103,20 @@ impl State {
     /// The release on its way, if there is one.
     pub(crate) fn adoption(&self) -> Option<&Adoption> {
         match self {
-            Self::Poll | Self::Verify(_) | Self::Update(_) | Self::Idle => None,
+            Self::Poll
+            | Self::Verify(_)
+            | Self::Update(_)
+            | Self::Probe
+            | Self::Revert
+            | Self::GiveBack
+            | Self::Idle => None,
             Self::Fetch(a)
             | Self::Decrypt(a, _)
             | Self::Check(a, _)
             | Self::Stage(a, _)
+            | Self::Baseline(a, _)
             | Self::Plan(a, _)
+            | Self::Slot(a, ..)
             | Self::Apply(a, ..)
             | Self::Commit(a, _) => Some(a),
         }

@@ -7,6 +7,9 @@ mod console;
 mod dev;
 mod diff;
 mod doctor;
+mod explain;
+mod gc;
+mod history;
 mod init;
 mod instances;
 mod kubeconfig;
@@ -14,6 +17,8 @@ mod lint;
 mod publish;
 mod refresh;
 mod replace;
+mod rollback;
+mod rollouts;
 mod rotate;
 mod scale;
 mod secrets;
@@ -30,7 +35,7 @@ use crate::exit::Outcome;
 #[derive(Debug, Parser)]
 #[command(name = "platformctl", version, propagate_version = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 it differs (diff, doctor, status)."
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 it differs (diff, doctor, status, publish --wait)."
 )]
 pub struct Cli {
     /// Where environments/, manifests/, cloudinit/ and secrets/ are looked for.
@@ -53,10 +58,26 @@ enum Verb {
     Build(build::BuildArgs),
     /// Check an environment's files offline, by kubelet's own rules.
     Lint(lint::LintArgs),
-    /// Show what a publish would change; secrets are named, never shown.
+    /// Show what a publish would change, or in what two releases differ; secrets are named, never shown.
     Diff(diff::DiffArgs),
+    /// Show each group's releases: when, by whom, what each changed, and what became of it.
+    History(history::HistoryArgs),
     /// Sign, encrypt and upload what has changed; nodes adopt it at their next poll.
     Publish(publish::PublishArgs),
+    /// Publish the templates' files of an older release again, with today's secrets.
+    Rollback(rollback::RollbackArgs),
+    /// Keep groups' nodes from adopting anything, for a while.
+    Pause(rollouts::PauseArgs),
+    /// Lift a pause.
+    Resume(rollouts::ResumeArgs),
+    /// Have a halted release tried again.
+    Retry(rollouts::RetryArgs),
+    /// Take a node for gone.
+    Forget(rollouts::ForgetArgs),
+    /// Show what a node decided last, and why.
+    Explain(explain::ExplainArgs),
+    /// Remove from the bucket what nobody needs any more.
+    Gc(gc::GcArgs),
     /// Sign the published metadata again where a third of its life or less is left.
     Refresh(refresh::RefreshArgs),
     /// Replace certificates, authorities, tokens and signing keys, step by step.
@@ -117,7 +138,16 @@ impl Cli {
             Verb::Build(args) => args.run(&directory).await,
             Verb::Lint(args) => args.run(&directory),
             Verb::Diff(args) => args.run(&directory).await,
-            Verb::Publish(args) => args.run(&directory).await,
+            Verb::History(args) => args.run(&directory).await,
+            // Waiting for the nodes makes it large.
+            Verb::Publish(args) => Box::pin(args.run(&directory)).await,
+            Verb::Rollback(args) => args.run(&directory).await,
+            Verb::Pause(args) => args.run(&directory).await,
+            Verb::Resume(args) => args.run(&directory).await,
+            Verb::Retry(args) => args.run(&directory).await,
+            Verb::Forget(args) => args.run(&directory).await,
+            Verb::Explain(args) => args.run(&directory).await,
+            Verb::Gc(args) => args.run(&directory).await,
             Verb::Refresh(args) => args.run(&directory).await,
             Verb::Rotate(args) => args.run(&directory).await,
             Verb::Status(args) => args.run(&directory).await,

@@ -63,11 +63,25 @@ pub enum Publication {
     },
 }
 
+impl Publication {
+    /// The release that is published now.
+    #[must_use]
+    pub fn release(&self) -> ReleaseNumber {
+        match self {
+            Self::Released { release, .. }
+            | Self::Unchanged { release }
+            | Self::Renewed { release, .. } => *release,
+        }
+    }
+}
+
 /// What an operator decides about a publish.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Choices {
     /// Publish a release without a manifest over one that has some: every static pod of the group will stop.
     pub allow_empty: bool,
+    /// Why the probes of the new releases are only to warn; none where they count.
+    pub waiver: Option<String>,
 }
 
 /// Publishes a group's content: [`Planned::new`] and [`Planned::publish`] in one.
@@ -144,7 +158,10 @@ async fn renew(
     let uploader = Uploader::new(context, keys, group, published);
     let mut number = published.next_number();
     loop {
-        match uploader.upload(number, None, &listed).await? {
+        match uploader
+            .upload(number, None, &listed, &mut async || Ok(()))
+            .await?
+        {
             upload::Uploaded::Done => {
                 repository::remember(context, keyring, group).await;
                 return Ok(Publication::Renewed {
@@ -256,6 +273,7 @@ async fn seal_release(
     content: &Content,
     digest: &str,
     number: ReleaseNumber,
+    replaces: Option<ReleaseNumber>,
 ) -> anyhow::Result<SealedRelease> {
     let release = content.number(number)?;
     let index = release.index();
@@ -284,6 +302,8 @@ async fn seal_release(
         published_by: operator(),
         agent: content.agent().cloned(),
         artifacts: targets_of(content).into_iter().map(|t| t.name).collect(),
+        replaces,
+        brings_back: content.brings_back(),
     };
     let sha256 = Sha256Digest::of(&sealed);
     Ok(SealedRelease {
@@ -302,7 +322,8 @@ async fn seal_release(
 }
 
 /// Who publishes, as far as this machine knows: for people to read, not a proof.
-fn operator() -> String {
+#[must_use]
+pub(crate) fn operator() -> String {
     let user = std::env::var("USER")
         .or_else(|_| std::env::var("LOGNAME"))
         .unwrap_or_else(|_| "unknown".to_owned());

@@ -4,8 +4,9 @@
 use anyhow::Context as _;
 use indicatif::ProgressBar;
 use jiff::Timestamp;
-use shared::bundle::pack;
+use shared::bundle::{Waiver, pack};
 use shared::names::{GroupName, ReleaseNumber};
+use shared::store::{Backoff, keys, with_retries};
 use shared::trust::ReleaseTarget;
 
 use super::newest::newest;
@@ -15,9 +16,10 @@ use super::{
     Choices, Publication, Published, after_burned, following, good, read_published, relist,
     relist_artifacts, renew_if_due, seal_release, targets_of,
 };
-use crate::artifact::{AGENT, ArtifactList, FILE, ensure, join};
+use crate::artifact::{ArtifactEntry, ArtifactList, FILE, ensure, join};
 use crate::context::Context;
 use crate::exit::mistake;
+use crate::gc::CollectionWatch;
 use crate::keyring::{self, Keyring};
 use crate::lint::Finding;
 use crate::release::{Content, prepare};
@@ -66,7 +68,12 @@ pub async fn plan(
         warnings: Vec::new(),
         groups: Vec::new(),
     };
-    for (group, (content, warnings)) in groups.iter().zip(prepared) {
+    for (group, (mut content, warnings)) in groups.iter().zip(prepared) {
+        if let Some(reason) = &choices.waiver {
+            let (reason, by) = (reason.clone(), super::operator());
+            content.waive(Waiver { reason, by });
+        }
+        let choices = choices.clone();
         let planned = Planned::new(context, &plans.keyring, group, content, choices)
             .await
             .with_context(|| format!("group {group} cannot be published"))?;
@@ -205,14 +212,35 @@ impl Planned {
         Ok(())
     }
 
-    /// Every artifact that will be signed is in the bucket before anything names it.
+    /// Every artifact that will be signed is in the bucket before anything names it. What is missing there is looked for
+    /// by the working directory's list.
     async fn upload_artifacts(&self, context: &Context) -> anyhow::Result<()> {
+        let store = context.store.as_ref();
+        let mut missing = Vec::new();
+        for target in targets_of(&self.content) {
+            let key = keys::target(&self.group, &target.sha256, &target.name);
+            let there = with_retries(Backoff::INTERACTIVE, || store.list(&key)).await;
+            if !there
+                .with_context(|| format!("cannot list {key}"))?
+                .contains(&key)
+            {
+                missing.push(target);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
         let list = ArtifactList::load(&context.workspace.directory)?;
-        let agent = self.content.agent().map(|_| AGENT);
-        let names = self.content.artifacts().iter().map(|a| a.name.as_str());
-        for name in names.chain(agent) {
-            let entry = list.get(name).with_context(|| {
-                format!("{FILE} was changed meanwhile: artifact {name} is gone; publish again")
+        for target in missing {
+            let is_it = |e: &&ArtifactEntry| e.sha256 == target.sha256 && e.target() == target.name;
+            let entry = list.iter().find(is_it);
+            let entry = entry.with_context(|| {
+                format!(
+                    "artifact {} ({}) is not in the bucket, and not in {FILE}: add it again with `platformctl artifacts \
+                     add`",
+                    target.name,
+                    target.sha256.short()
+                )
             })?;
             ensure(context, std::slice::from_ref(&self.group), entry).await?;
         }
@@ -234,16 +262,18 @@ impl Planned {
             return renew_if_due(context, keyring, group, published).await;
         }
         bar.set_message("looking for the artifacts");
+        let mut watch = CollectionWatch::begin(context).await?;
         self.upload_artifacts(context).await?;
         bar.set_message("asking the nodes which release is good");
         let good = good::good_release(context, keyring, group, published).await?;
         bar.inc(1);
         let uploader = Uploader::new(context, keyring.group(group)?, group, published);
         let mut number = self.number;
+        let replaces = published.current().map(ReleaseTarget::release);
         loop {
             bar.set_message("encrypting and signing");
-            let sealed =
-                seal_release(context, keyring, &self.content, &self.digest, number).await?;
+            let (content, digest) = (&self.content, &self.digest);
+            let sealed = seal_release(context, keyring, content, digest, number, replaces).await?;
             let mut listed = vec![sealed.target.clone()];
             listed.extend(targets_of(&self.content));
             if let Some(good) = &good {
@@ -253,8 +283,15 @@ impl Planned {
             let listed = join(listed)?;
             bar.set_message("uploading");
             bar.set_position(2);
+            let mut before_last = async || {
+                match watch.is_crossed(context).await? {
+                    // What was there may have been collected; our document is there now, so it is no more.
+                    true => self.upload_artifacts(context).await,
+                    false => Ok(()),
+                }
+            };
             match uploader
-                .upload(number, Some(&sealed.object), &listed)
+                .upload(number, Some(&sealed.object), &listed, &mut before_last)
                 .await?
             {
                 Uploaded::Done => {

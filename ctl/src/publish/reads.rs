@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use shared::durable::{self, Attributes};
 use shared::store::{
-    Backoff, ETag, Fetched, ObjectStore, PutCondition, ServerTime, StoreError, with_retries,
+    Backoff, ETag, Fetched, ListedObject, ObjectStore, PutCondition, ServerTime, StoreError,
+    with_retries,
 };
 
 /// A store that retries, remembers the tag of each object it read, and keeps `N.snapshot.json` and `N.targets.json`
@@ -128,6 +129,10 @@ impl ObjectStore for PublisherReads {
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
         self.inner.list(prefix).await
+    }
+
+    async fn list_objects(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
+        self.inner.list_objects(prefix).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {

@@ -190,6 +190,13 @@ impl Published {
         Some(self.trusted.as_ref()?.expiry())
     }
 
+    /// The version of the published targets document, whether it brought a release or renewed signatures.
+    #[must_use]
+    pub fn version(&self) -> Option<ReleaseNumber> {
+        let targets = self.trusted.as_ref()?.repository().targets();
+        Some(ReleaseNumber::from(targets.signed.version))
+    }
+
     /// The tag of `timestamp.json`; none where nothing is published.
     pub(super) fn tag(&self) -> Option<&ETag> {
         self.tag.as_ref()

@@ -99,12 +99,14 @@ impl<'a> Uploader<'a> {
         }
     }
 
-    /// Signs and writes everything under `number`.
+    /// Signs and writes everything under `number`; `before_last` is called once the number is taken and everything but the
+    /// timestamp is there.
     pub(super) async fn upload(
         &self,
         number: ReleaseNumber,
         bundle: Option<&BundleObject>,
         listed: &[ListedTarget],
+        before_last: &mut impl AsyncFnMut() -> anyhow::Result<()>,
     ) -> anyhow::Result<Uploaded> {
         let root = self.keys.roots.last().context("the keyring has no root")?;
         let version = number.version();
@@ -137,6 +139,7 @@ impl<'a> Uploader<'a> {
         if !snapshot_free || !bundle_done {
             return Ok(Uploaded::Burned);
         }
+        before_last().await?;
         self.put_timestamp(&documents).await?;
         self.put_last_root(&prefix).await?;
         let kept = [

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use shared::bundle::{Artifact, FileEntry, Index, Mode, Origin, Release, Restart};
+use shared::bundle::{
+    Artifact, FileEntry, Index, Mode, Origin, Release, Restart, RolloutPolicy, Waiver,
+};
 use shared::check::secret_dir::SecretFile;
 use shared::documents::{GroupKeys, KeyringContent};
 use shared::limits;
@@ -18,7 +20,7 @@ use shared::trust::AgentTarget;
 use crate::artifact::{self, ArtifactList};
 use crate::context::Workspace;
 use crate::lint::{Finding, Severity, lint};
-use crate::render::{RenderErrors, RenderInput, render};
+use crate::render::{RenderErrors, RenderInput, render, rollout_problems};
 
 pub use order::write_order;
 pub use sources::{Sources, gather};
@@ -33,8 +35,10 @@ pub struct Content {
     stand_ins: bool,
     restarts: Vec<Restart>,
     artifacts: Vec<Artifact>,
+    rollout: Option<RolloutPolicy>,
     unlisted: Vec<String>,
     agent: Option<AgentTarget>,
+    brings_back: Option<ReleaseNumber>,
 }
 
 /// What lint found, where it keeps a release from being made.
@@ -93,8 +97,10 @@ pub fn prepare(
         stand_ins: input.stand_ins,
         restarts: Vec::new(),
         artifacts: Vec::new(),
+        rollout: None,
         unlisted: Vec::new(),
         agent: None,
+        brings_back: None,
     };
     for (pod, files) in input.secrets.iter().chain(&rendered.files) {
         for (name, file) in files {
@@ -127,6 +133,15 @@ pub fn prepare(
     content.entries.sort_by_cached_key(|e| write_order(&e.path));
     let paths = content.entries.iter().map(|entry| &entry.path);
     content.restarts = rendered.node.restarts_for(paths).map_err(RenderErrors)?;
+    if let Some(policy) = rendered.rollout {
+        let file = format!("{group}/rollout.yaml");
+        let paths = content.entries.iter().map(|entry| &entry.path);
+        let problems = rollout_problems(&file, &policy, paths, quorum(workspace, group));
+        if !problems.is_empty() {
+            return Err(mistaken(RenderErrors(problems)));
+        }
+        content.rollout = Some(policy);
+    }
     let list = ArtifactList::load(&workspace.directory)?;
     let resolved = artifact::resolve(group, &rendered.node.artifacts, &list)?;
     content.artifacts = resolved.artifacts;
@@ -147,6 +162,17 @@ pub fn prepare(
     Ok((content, findings))
 }
 
+/// How many of how many etcd members may be away at once, in the group that runs them. A group of one has to bear it.
+fn quorum(workspace: &Workspace, group: &GroupName) -> Option<(u32, u32)> {
+    let size = workspace.environment.groups.get(group.as_str())?;
+    let runs_etcd = group.as_str() == crate::env::SECURE;
+    runs_etcd.then(|| (((size.min.max(1) - 1) / 2).max(1), size.min))
+}
+
+fn mistaken(errors: RenderErrors) -> anyhow::Error {
+    crate::exit::mistake(errors.to_string())
+}
+
 /// A file of root's alone.
 fn private(bytes: SecretBytes) -> SecretFile {
     SecretFile {
@@ -159,6 +185,39 @@ fn private(bytes: SecretBytes) -> SecretFile {
 // === impl Content ===
 
 impl Content {
+    /// The files of a rollback, with what `then` asks of the host.
+    ///
+    /// # Errors
+    /// A file whose path no release may have.
+    pub(crate) fn bring_back(
+        then: &Index,
+        files: Vec<(String, SecretFile, Origin)>,
+        agent: Option<AgentTarget>,
+    ) -> anyhow::Result<Self> {
+        let mut content = Self {
+            environment: then.environment.clone(),
+            group: then.group.clone(),
+            entries: Vec::new(),
+            bytes: BTreeMap::new(),
+            stand_ins: false,
+            restarts: then.restarts.clone(),
+            artifacts: then.artifacts.clone(),
+            // Whoever waived the probes then did not waive them for today.
+            rollout: then.rollout.clone().map(|policy| RolloutPolicy {
+                waiver: None,
+                ..policy
+            }),
+            unlisted: Vec::new(),
+            agent,
+            brings_back: Some(then.release),
+        };
+        for (path, file, origin) in &files {
+            content.add_file(path, file, *origin)?;
+        }
+        content.entries.sort_by_cached_key(|e| write_order(&e.path));
+        Ok(content)
+    }
+
     fn add_file(&mut self, path: &str, file: &SecretFile, origin: Origin) -> anyhow::Result<()> {
         let path = EntryPath::new(path)
             .with_context(|| format!("a file of group {} cannot go into a release", self.group))?;
@@ -202,6 +261,7 @@ impl Content {
             files: self.entries.clone(),
             restarts: self.restarts.clone(),
             artifacts: self.artifacts.clone(),
+            rollout: self.rollout.clone(),
         }
     }
 
@@ -243,6 +303,12 @@ impl Content {
         self.agent.as_ref()
     }
 
+    /// The release whose templates' files these are, where they are those of another time.
+    #[must_use]
+    pub fn brings_back(&self) -> Option<ReleaseNumber> {
+        self.brings_back
+    }
+
     /// How many files there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -253,6 +319,19 @@ impl Content {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// How it is rolled out; none means by every node at once.
+    #[must_use]
+    pub fn rollout(&self) -> Option<&RolloutPolicy> {
+        self.rollout.as_ref()
+    }
+
+    /// Lets the probes only warn. Without a policy there is nothing to waive.
+    pub fn waive(&mut self, waiver: Waiver) {
+        if let Some(policy) = &mut self.rollout {
+            policy.waiver = Some(waiver);
+        }
     }
 
     /// Whether the group would run nothing.

@@ -19,6 +19,7 @@ pub const EMBEDDED: &[(&str, &str)] = files![
     "compute/host/kubelet/config.yaml.j2",
     "compute/kube-proxy.yaml.j2",
     "compute/node.yaml",
+    "compute/rollout.yaml",
     "secure/addons.yaml.j2",
     "secure/etcd.yaml.j2",
     "secure/files/addons/rights.yaml.j2",
@@ -32,4 +33,5 @@ pub const EMBEDDED: &[(&str, &str)] = files![
     "secure/kube-proxy.yaml.j2",
     "secure/kube-scheduler.yaml.j2",
     "secure/node.yaml",
+    "secure/rollout.yaml",
 ];

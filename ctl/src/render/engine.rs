@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use shared::bundle::RolloutPolicy;
 use shared::check::secret_dir::{SecretBytes, SecretFile, digest_of};
 use shared::check::yaml::{YamlProblem, parse_document};
 
@@ -9,7 +10,7 @@ use super::addons::{ADDONS_OBJECTS, ADDONS_POD, list_of};
 use super::template::Template;
 use super::{
     NodeFile, RenderErrors, RenderFailure, RenderInput, Rendered, Secrets, UNKNOWN_DIGEST,
-    canonical,
+    canonical, parse_rollout,
 };
 
 /// Permission bits of every file that a template makes: whoever reads it is root.
@@ -39,6 +40,8 @@ pub struct Texts {
     pub addons: BTreeMap<String, Text>,
     /// What the group's machines need besides files.
     pub node: NodeFile,
+    /// How a release of the group is rolled out.
+    pub rollout: Option<RolloutPolicy>,
     /// Every file of every secret directory, rendered or not.
     pub secrets: Secrets,
     /// Templates' files in whose place a secret file of the same directory and name stands.
@@ -60,6 +63,7 @@ pub fn render(input: &RenderInput) -> Result<Rendered, RenderErrors> {
         files: Secrets::new(),
         host: BTreeMap::new(),
         node: texts.node.clone(),
+        rollout: texts.rollout.clone(),
     };
     let mut take = |text: &Text, bytes: Bytes| match bytes {
         Ok(bytes) => Some(bytes),
@@ -116,6 +120,12 @@ pub fn render_texts(input: &RenderInput) -> (Texts, Vec<RenderFailure>) {
     if let Some(text) = &templates.node {
         match NodeFile::parse(&format!("{group}/node.yaml"), text) {
             Ok(node) => texts.node = node,
+            Err(found) => failures.extend(found),
+        }
+    }
+    if let Some(text) = &templates.rollout {
+        match parse_rollout(&format!("{group}/rollout.yaml"), text) {
+            Ok(policy) => texts.rollout = policy,
             Err(found) => failures.extend(found),
         }
     }

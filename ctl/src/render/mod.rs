@@ -12,6 +12,7 @@ mod engine;
 #[cfg(test)]
 mod golden;
 mod node_file;
+mod rollout_file;
 mod secrets;
 mod template;
 mod templates;
@@ -19,12 +20,15 @@ mod templates;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use shared::bundle::RolloutPolicy;
+
 pub use addons::{ADDONS_OBJECTS, ADDONS_POD, Document, documents, list_of};
 pub use canonical::canonical;
 pub use embedded::EMBEDDED;
 pub(crate) use engine::is_yaml;
 pub use engine::{Text, Texts, render, render_texts, secret_dirs};
 pub use node_file::{ArtifactPlace, NodeFile, RESTARTABLE_UNITS, RestartRule};
+pub use rollout_file::{parse_rollout, rollout_problems};
 pub use secrets::{MAX_SECRET_FILE_BYTES, Secrets, SecretsError, read_secrets};
 pub use templates::{GroupTemplates, TemplateSet, TemplatesError};
 
@@ -60,6 +64,8 @@ pub struct Rendered {
     pub host: BTreeMap<String, Vec<u8>>,
     /// What the group's machines need besides files.
     pub node: NodeFile,
+    /// How a release of the group is rolled out; none means at once.
+    pub rollout: Option<RolloutPolicy>,
 }
 
 impl Rendered {

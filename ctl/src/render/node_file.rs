@@ -137,13 +137,13 @@ impl NodeFile {
     }
 }
 
-struct Reader<'a> {
-    file: &'a str,
-    failures: Vec<RenderFailure>,
+pub(super) struct Reader<'a> {
+    pub(super) file: &'a str,
+    pub(super) failures: Vec<RenderFailure>,
 }
 
 impl Reader<'_> {
-    fn fail(&mut self, path: &str, message: impl Into<String>, help: Option<String>) {
+    pub(super) fn fail(&mut self, path: &str, message: impl Into<String>, help: Option<String>) {
         self.failures.push(RenderFailure {
             file: self.file.to_owned(),
             line: None,
@@ -153,7 +153,7 @@ impl Reader<'_> {
         });
     }
 
-    fn object<'v>(
+    pub(super) fn object<'v>(
         &mut self,
         value: &'v Value,
         path: &str,
@@ -171,7 +171,7 @@ impl Reader<'_> {
         Some(object)
     }
 
-    fn items<'v>(
+    pub(super) fn items<'v>(
         &mut self,
         object: &'v Map<String, Value>,
         key: &str,
@@ -193,7 +193,7 @@ impl Reader<'_> {
     }
 
     /// A string; a missing one is told only where it must be there.
-    fn text<'v>(
+    pub(super) fn text<'v>(
         &mut self,
         object: &'v Map<String, Value>,
         key: &str,
@@ -274,7 +274,7 @@ impl Reader<'_> {
     }
 }
 
-fn field(path: &str, key: &str) -> String {
+pub(super) fn field(path: &str, key: &str) -> String {
     shared::check::yaml::join_key(path, key)
 }
 

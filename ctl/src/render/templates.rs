@@ -6,6 +6,7 @@
 //! | `GROUP/files/POD/NAME.j2` | a file of that pod's secret directory, for configuration that is no secret |
 //! | `GROUP/host/PATH.j2` | a file of the host |
 //! | `GROUP/node.yaml` | what the group's machines need besides files; no template |
+//! | `GROUP/rollout.yaml` | how the group's releases are rolled out; no template |
 //! | `addons/NAME.yaml.j2` | API objects, for the groups that have the pod `addons` |
 
 use std::collections::BTreeMap;
@@ -43,6 +44,8 @@ pub struct GroupTemplates {
     pub host: BTreeMap<String, String>,
     /// The text of `node.yaml`.
     pub node: Option<String>,
+    /// The text of `rollout.yaml`.
+    pub rollout: Option<String>,
 }
 
 /// Why a working directory's templates can't be used: every mistake in it.
@@ -143,6 +146,7 @@ impl TemplateSet {
             }
             [ADDONS, ..] => return Err("addons have no directories of their own".to_owned()),
             [name, "node.yaml"] => self.group_mut(name).node = Some(source),
+            [name, "rollout.yaml"] => self.group_mut(name).rollout = Some(source),
             [name, "files", pod, file] => {
                 let file = plain_name(file)?;
                 entry_path(&format!("secrets/{pod}/{file}"))?;
@@ -164,7 +168,7 @@ impl TemplateSet {
             }
             _ => {
                 return Err(
-                    "a group has templates, node.yaml, and the directories files/ and host/"
+                    "a group has templates, node.yaml, rollout.yaml, and the directories files/ and host/"
                         .to_owned(),
                 );
             }

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::host::{Artifact, Restart, problems as host_problems};
+use super::rollout::{RolloutPolicy, problems as rollout_problems};
 use crate::check::secret_dir::Attributes;
 use crate::digest::Sha256Digest;
 use crate::limits;
@@ -66,6 +67,9 @@ pub struct Index {
     /// Large public files that are installed before all others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<Artifact>,
+    /// How it is rolled out; without it, every node adopts it at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutPolicy>,
 }
 
 /// What is wrong with an index, or between an index and the files that came with it.
@@ -161,6 +165,14 @@ pub enum IndexProblem {
         name: String,
         /// The rule it breaks.
         what: &'static str,
+    },
+    /// A rollout policy that breaks a rule.
+    #[error("rollout: {field} {what}")]
+    Rollout {
+        /// The field.
+        field: String,
+        /// The rule it breaks.
+        what: String,
     },
     /// Bytes that are not those of the index.
     #[error("{0} does not have the digest of the index")]
@@ -294,6 +306,9 @@ impl Index {
         problems.extend(host_problems(&self.restarts, &self.artifacts, |path| {
             seen.contains(path)
         }));
+        problems.extend(rollout_problems(self.rollout.as_ref(), |path| {
+            seen.contains(path)
+        }));
         problems
     }
 
@@ -332,7 +347,7 @@ impl Index {
     /// # Errors
     /// Never for an index made by this crate; serde's own error otherwise.
     pub fn content_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(&(
+        let content = (
             "content",
             self.format,
             &self.environment,
@@ -340,7 +355,11 @@ impl Index {
             &self.files,
             &self.restarts,
             &self.artifacts,
-        ))
+        );
+        match &self.rollout {
+            None => serde_json::to_vec(&content),
+            Some(policy) => serde_json::to_vec(&(content, policy)),
+        }
     }
 }
 

@@ -6,12 +6,17 @@
 mod host;
 mod index;
 mod pack;
+mod rollout;
 mod seal;
 mod unpack;
 
 pub use host::{Artifact, Restart, Unpack};
 pub use index::{FileEntry, Index, IndexProblem, Mode, Origin, Release};
 pub use pack::{PackError, pack};
+pub use rollout::{
+    InvalidMaxUnavailable, InvalidTimeSpan, MaxUnavailable, Probe, ProbeCheck, RolloutPolicy,
+    TimeSpan, Waiver,
+};
 pub use seal::{SealError, new_identity, open, seal};
 pub(crate) use unpack::irregular;
 pub use unpack::{UnpackError, unpack};

@@ -20,6 +20,7 @@ fn release_of(files: &BTreeMap<EntryPath, Vec<u8>>) -> Release {
         files: entries,
         restarts: Vec::new(),
         artifacts: Vec::new(),
+        rollout: None,
     };
     let contents = files
         .iter()

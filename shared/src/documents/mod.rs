@@ -4,6 +4,8 @@ mod keyring;
 mod node_object;
 mod own_files;
 mod pki;
+mod report;
+mod rollout;
 mod rotating;
 mod rotation;
 mod status;
@@ -16,6 +18,15 @@ pub use node_object::{GroupKey, NodeObjectError, open_node_object, seal_node_obj
 pub use own_files::{OwnFile, OwnFiles};
 pub use pki::{
     Authority, AuthorityName, BootstrapToken, Certified, EncryptionKey, KeyPair, Pki, SshKey,
+};
+pub use report::{
+    DECISIONS_KEPT, Decision, ProbeReport, RevertReport, RolloutReport, SlotReport, Transition,
+    Waiting,
+};
+pub use rollout::{
+    FAILED_KEPT, FORGOTTEN_KEPT, FailedAdoption, Forgotten, Halt, Holder, InvalidNonce, Nonce,
+    PROBE_LINE_CHARACTERS, PROBE_LINES, Pause, REASON_CHARACTERS, ROLLOUT_FORMAT, Retry,
+    RolloutDocument, RolloutDocumentError, Unavailable, UnavailableWhy, kept_line, kept_lines,
 };
 pub use rotating::{OutOfStep, Rotating, Step};
 pub use rotation::StepMark;

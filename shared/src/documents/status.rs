@@ -5,6 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::report::RolloutReport;
 use crate::digest::Sha256Digest;
 use crate::names::{EnvironmentName, GroupName, NodeId, ReleaseNumber};
 
@@ -31,10 +32,18 @@ pub enum Phase {
     Check,
     /// Fetching the artifacts that are missing.
     Install,
+    /// Running the probes of a release before it is applied.
+    Baseline,
     /// Working out what to write and remove.
     Plan,
+    /// Waiting for its turn in a rollout, or giving its slot back.
+    Slot,
     /// Writing and removing.
     Apply,
+    /// Running the probes of a release that was applied.
+    Probe,
+    /// Going back to the release before.
+    Revert,
     /// Recording what is now owned, and removing what no manifest names.
     Commit,
     /// A person holds the node.
@@ -104,6 +113,9 @@ pub struct NodeStatus {
     pub clock_skew_seconds: Option<i64>,
     /// When the first of its trusted metadata expires.
     pub metadata_expires: Option<Timestamp>,
+    /// Its part in a rollout.
+    #[serde(default, skip_serializing_if = "RolloutReport::is_empty")]
+    pub rollout: RolloutReport,
     /// When this was written.
     pub written_at: Timestamp,
 }
@@ -121,8 +133,12 @@ impl fmt::Display for Phase {
             Self::Decrypt => "decrypt",
             Self::Check => "check",
             Self::Install => "install",
+            Self::Baseline => "baseline",
             Self::Plan => "plan",
+            Self::Slot => "slot",
             Self::Apply => "apply",
+            Self::Probe => "probe",
+            Self::Revert => "revert",
             Self::Commit => "commit",
             Self::Held => "held",
             Self::Failed => "failed",
@@ -178,6 +194,7 @@ mod tests {
             foreign: Vec::new(),
             clock_skew_seconds: None,
             metadata_expires: None,
+            rollout: RolloutReport::default(),
             written_at: since,
         }
     }

@@ -6,6 +6,9 @@ use crate::names::{EnvironmentName, GroupName, NodeId};
 /// The keyring: operators only.
 pub const KEYRING: &str = "operator/keyring.json";
 
+/// Who is collecting what no release needs: operators only.
+pub const COLLECTION: &str = "operator/collection.json";
+
 /// What user data installs by its digest: an agent; never overwritten, never collected.
 #[must_use]
 pub fn bootstrap_agent(digest: &Sha256Digest) -> String {
@@ -46,6 +49,12 @@ pub fn nodes_prefix(group: &GroupName) -> String {
 #[must_use]
 pub fn node_status(group: &GroupName, node: &NodeId) -> String {
     format!("nodes/{group}/{node}.json")
+}
+
+/// What a group's nodes agree on about rollouts.
+#[must_use]
+pub fn rollout(group: &GroupName) -> String {
+    format!("rollouts/{group}.json")
 }
 
 /// The name a node-written object is bound to: its key within the environment, so that one can't pass for another.

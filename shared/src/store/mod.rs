@@ -50,6 +50,17 @@ pub enum Fetched {
     },
 }
 
+/// An object of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedObject {
+    /// Its key.
+    pub key: String,
+    /// Its length.
+    pub bytes: u64,
+    /// When it was written, by the store's clock; none where the store does not say.
+    pub written: Option<Timestamp>,
+}
+
 /// The bytes of an object as they come, in order; the first failure ends it.
 pub type ObjectStream = BoxStream<'static, Result<Bytes, StoreError>>;
 
@@ -167,6 +178,21 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`StoreError`].
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError>;
+
+    /// As [`ObjectStore::list`], with what a listing says of each object. A store that says nothing of them gives lengths
+    /// of 0 and no times.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_objects(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
+        let keys = self.list(prefix).await?.into_iter();
+        let bare = |key| ListedObject {
+            key,
+            bytes: 0,
+            written: None,
+        };
+        Ok(keys.map(bare).collect())
+    }
 
     /// Removes an object; one that is not there is fine.
     ///

@@ -19,13 +19,14 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::retry::ErrorKind;
 use bytes::{Bytes, BytesMut};
 use futures::stream;
+use jiff::Timestamp;
 use tokio::time::timeout;
 
 use super::answers::{AnswerLimit, DateWatch, is_too_long};
 use super::dns::SystemDns;
 use super::{
-    ETag, Fetched, ObjectStore, ObjectStream, PutCondition, ServerTime, StoreError, StoreErrorKind,
-    deadline_for,
+    ETag, Fetched, ListedObject, ObjectStore, ObjectStream, PutCondition, ServerTime, StoreError,
+    StoreErrorKind, deadline_for,
 };
 
 /// How long a call without a body of note may take.
@@ -174,7 +175,7 @@ impl S3Store {
         )))
     }
 
-    async fn list_pages(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+    async fn list_pages(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
         let mut pages = self
             .client
             .list_objects_v2()
@@ -182,17 +183,21 @@ impl S3Store {
             .prefix(prefix)
             .into_paginator()
             .send();
-        let mut keys = Vec::new();
+        let mut objects = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|e| failed("list", prefix, e))?;
-            keys.extend(
-                page.contents()
-                    .iter()
-                    .filter_map(|o| o.key().map(str::to_owned)),
-            );
+            objects.extend(page.contents().iter().filter_map(|o| {
+                Some(ListedObject {
+                    key: o.key()?.to_owned(),
+                    bytes: o.size().unwrap_or(0).unsigned_abs(),
+                    written: o
+                        .last_modified()
+                        .and_then(|t| Timestamp::from_second(t.secs()).ok()),
+                })
+            }));
         }
-        keys.sort();
-        Ok(keys)
+        objects.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(objects)
     }
 }
 
@@ -313,6 +318,11 @@ impl ObjectStore for S3Store {
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let objects = self.list_objects(prefix).await?;
+        Ok(objects.into_iter().map(|o| o.key).collect())
+    }
+
+    async fn list_objects(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
         within(CALL_DEADLINE * 4, "list", prefix, self.list_pages(prefix)).await
     }
 

@@ -14,7 +14,7 @@ mod target;
 mod transport;
 
 pub use error::{TrustError, TrustErrorKind};
-pub use lone::{LoneTargetsError, release_of_lone_targets};
+pub use lone::{LoneTargets, LoneTargetsError, release_of_lone_targets};
 pub use refresh::{Expiration, Expiry, Trusted, refresh, refresh_with};
 pub use store::{TrustStore, TrustStoreError};
 pub use target::{

@@ -76,6 +76,13 @@ pub struct BundleCustom {
     /// The names of the targets that the release's artifacts are; its publisher keeps them listed as long as the release.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<String>,
+    /// The release that was current until this one was published: its publisher replaced exactly that. None in the first
+    /// of a group, and in those from before this was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<ReleaseNumber>,
+    /// The release whose templates' files it brings back, where it is a rollback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub brings_back: Option<ReleaseNumber>,
 }
 
 /// A bundle in the signed targets.

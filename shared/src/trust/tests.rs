@@ -370,6 +370,8 @@ async fn targets_list_the_releases() {
         published_by: "me".into(),
         agent: None,
         artifacts: Vec::new(),
+        replaces: None,
+        brings_back: None,
     };
     let listed = [
         sign::ListedTarget {

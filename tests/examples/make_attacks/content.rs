@@ -133,6 +133,7 @@ impl Files {
             files: self.iter().map(entry).collect::<anyhow::Result<_>>()?,
             restarts: Vec::new(),
             artifacts: Vec::new(),
+            rollout: None,
         })
     }
 

@@ -166,6 +166,8 @@ impl Publisher {
                 published_by: "operator@example".to_owned(),
                 agent: None,
                 artifacts: Vec::new(),
+                replaces: None,
+                brings_back: None,
             },
             identity,
         })

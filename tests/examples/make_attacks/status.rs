@@ -109,6 +109,7 @@ fn object(
         foreign: Vec::new(),
         clock_skew_seconds: Some(0),
         metadata_expires: Some(far()?),
+        rollout: shared::documents::RolloutReport::default(),
         written_at: Timestamp::UNIX_EPOCH,
     };
     let name = keys::bound_name(&publisher.environment, bound_to);

@@ -219,7 +219,10 @@ async fn a_group_that_would_run_nothing_is_asked_about_first() {
     // Not even the group before it, whose files are right.
     assert_eq!(bucket.requests().since(&before).of("PutObject"), 0);
 
-    let meant = Choices { allow_empty: true };
+    let meant = Choices {
+        allow_empty: true,
+        ..Choices::default()
+    };
     let plans = plan(&operator.context, &operator.context.workspace.groups, meant)
         .await
         .unwrap();

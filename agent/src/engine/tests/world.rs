@@ -355,6 +355,7 @@ impl World {
                 .collect(),
             restarts: self.restarts.clone(),
             artifacts: self.artifacts.clone(),
+            rollout: None,
         };
         let contents = files
             .iter()
@@ -382,6 +383,8 @@ impl World {
             published_by: "test".into(),
             agent: None,
             artifacts: Vec::new(),
+            replaces: None,
+            brings_back: None,
         };
         let target = ListedTarget {
             name: bundle_name(number),

@@ -1,5 +1,9 @@
 //! What the nodes say of themselves, and whether it may be believed.
 
+mod show;
+mod silent;
+mod snapshot;
+
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
 use shared::documents::{GroupKeys, NodeObjectError, NodeStatus, open_node_object};
@@ -8,6 +12,10 @@ use shared::names::{GroupName, ReleaseNumber};
 use shared::store::{Backoff, Fetched, StoreError, StoreErrorKind, keys, with_retries};
 
 use crate::context::Context;
+use crate::exit::mistake;
+use crate::keyring::Keyring;
+
+pub use snapshot::{GroupStatus, Snapshot, read_group_status};
 
 /// Reads at once.
 const PARALLEL: usize = 16;
@@ -66,6 +74,40 @@ pub async fn read_group(
         }
     });
     Ok(stream::iter(reads).buffered(PARALLEL).collect().await)
+}
+
+/// The report of one node, of whichever group: its whole name, or the part after the last colon (its instance).
+///
+/// # Errors
+/// A [`crate::exit::Mistake`] for a name that no node has, or more than one; a store that fails.
+pub async fn find_node(
+    context: &Context,
+    keyring: &Keyring,
+    name: &str,
+) -> anyhow::Result<NodeReport> {
+    let mut found = Vec::new();
+    for group in &context.workspace.groups {
+        let Some(keys) = keyring.content.groups.get(group) else {
+            continue;
+        };
+        let is_it = |node: &str| node == name || node.rsplit(':').next() == Some(name);
+        let reports = read_group(context, keys, group).await?.into_iter();
+        found.extend(reports.filter(|report| is_it(&report.node)));
+    }
+    match found.len() {
+        0 => Err(mistake(format!(
+            "no node {name} has ever reported, or it was forgotten (`platformctl status` names those that there are)"
+        ))),
+        1 => found.pop().ok_or_else(|| mistake("no node")),
+        _ => {
+            let all = found.iter().map(|r| format!("{}/{}", r.group, r.node));
+            let all: Vec<String> = all.collect();
+            Err(mistake(format!(
+                "{name} is more than one node: {}",
+                all.join(", ")
+            )))
+        }
+    }
 }
 
 async fn read_one(
@@ -145,7 +187,7 @@ impl NodeReport {
 }
 
 /// Text that a node wrote, without what would move the cursor or begin a line of its own.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()

@@ -1,0 +1,295 @@
+//! Probing a release that was applied, and going back (§6.11).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::future::join_all;
+use shared::bundle::Probe;
+use shared::documents::{Phase, ProbeReport, RevertReport, kept_line, kept_lines};
+use shared::rollout::{ProbeRun, ProbeVerdict, Stage};
+use tokio::time::Instant;
+
+use super::Agent;
+use super::failure::{Failure, Stop};
+use super::state::State;
+use super::wait::GaveUp;
+use crate::disk::DiskError;
+use crate::rollout::{Prober, Sight, Slot};
+use crate::trouble::{Source, chain};
+
+/// The longest pause between two looks at the clock while probing.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Beyond the timeout of the probes themselves.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// What probing came to.
+enum Probed {
+    Healthy,
+    Bad { why: String, lines: Vec<String> },
+}
+
+impl Agent {
+    /// Tries these probes once, at the same time.
+    pub(super) async fn try_probes(
+        &mut self,
+        prober: &Prober,
+        probes: Vec<&Probe>,
+    ) -> Result<Vec<(String, Sight)>, Stop> {
+        let longest = probes.iter().map(|p| p.timeout.get()).max();
+        let limit = longest.unwrap_or_default() + SLACK;
+        let probes: Vec<Probe> = probes.into_iter().cloned().collect();
+        let prober = prober.clone();
+        let trying = async move {
+            let tries = probes.iter().map(|probe| async {
+                let sight = prober.try_once(probe).await;
+                (probe.name.clone(), sight)
+            });
+            join_all(tries).await
+        };
+        self.network(Phase::Probe, limit, trying).await
+    }
+
+    /// The release is on the disk: whether it is healthy.
+    pub(super) async fn probe(&mut self) -> Result<State, Stop> {
+        let Some(slot) = self.rollouts.slot.clone() else {
+            return Ok(State::Idle);
+        };
+        if slot.stage != Stage::Probing {
+            self.reach(Stage::Probing)?;
+        }
+        fail::fail_point!("rollout::probe");
+        match self
+            .probe_until(
+                &slot,
+                slot.policy.deadline.get() * 3 / 4,
+                slot.policy.settle.get(),
+            )
+            .await?
+        {
+            Probed::Healthy => {
+                self.decided("probes", slot.release, "healthy");
+                self.reach(Stage::Committed)?;
+                Ok(State::GiveBack)
+            }
+            Probed::Bad { why, lines } => {
+                tracing::error!(release = %slot.release, why, ?lines, "the release is bad here: going back");
+                self.decided("probes", slot.release, &why);
+                self.adopted = None;
+                let slot = Slot {
+                    stage: Stage::Reverting,
+                    why: Some(why),
+                    lines: kept_lines(&lines),
+                    ..slot
+                };
+                self.remember_slot(Some(slot.clone()))?;
+                self.note_failure(&slot).await?;
+                Ok(State::Revert)
+            }
+        }
+    }
+
+    /// Goes back to the release before, and sees whether the node is healthy again. What fails is tried again at each pass,
+    /// with the slot held.
+    pub(super) async fn revert(&mut self) -> Result<State, Stop> {
+        let Some(mut slot) = self.rollouts.slot.clone() else {
+            return Ok(State::Idle);
+        };
+        if self.hold_file.in_force(self.clock.now()).is_some() {
+            return Ok(State::Poll);
+        }
+        if slot.why.is_none() {
+            let why = "there was no time left: the agent or the machine was stopped, or cut off";
+            slot.why = Some(why.to_owned());
+        }
+        slot.stage = Stage::Reverting;
+        self.remember_slot(Some(slot.clone()))?;
+        fail::fail_point!("rollout::revert");
+        let to = slot.previous.release;
+        if let Err(failure) = self.go_back(&slot).await? {
+            self.struggles(&slot, failure.kind, &chain(failure.error.as_ref()));
+            return Ok(State::Poll);
+        }
+        self.disk_matches = true;
+        self.finish_host().await;
+        self.service_manager.ready();
+        let end = slot.policy.deadline.get();
+        let health = self.probe_until(&slot, end, Duration::ZERO).await?;
+
+        let healthy = matches!(health, Probed::Healthy);
+        self.rollouts.report.reverted = Some(RevertReport {
+            release: slot.release,
+            to,
+            why: kept_line(slot.why.as_deref().unwrap_or_default(), 300),
+            lines: slot.lines.clone(),
+            healthy,
+            at: self.clock.now(),
+        });
+        match health {
+            Probed::Bad { why, .. } => {
+                let why = format!("back on release {to}, but not healthy: {why}");
+                self.struggles(&slot, "unhealthy", &why);
+
+                Ok(State::Poll)
+            }
+            Probed::Healthy => {
+                self.decided("goes back", to, "healthy again");
+                self.reach(Stage::Reverted)?;
+                self.handled = None;
+                Ok(State::GiveBack)
+            }
+        }
+    }
+
+    fn struggles(&mut self, slot: &Slot, kind: &'static str, why: &str) {
+        self.rollouts.struggles = true;
+        let message = format!(
+            "release {} failed here and release {} is not back in health, so the slot is kept: {why}",
+            slot.release, slot.previous.release
+        );
+        self.trouble(Source::Rollout, Phase::Revert, kind, message);
+    }
+
+    async fn go_back(&mut self, slot: &Slot) -> Result<Result<(), Failure>, Stop> {
+        let previous = slot.previous;
+        if self.release() == Some(previous.release)
+            && self.with_disk(|d| d.ledger().applying.is_none())
+        {
+            return Ok(Ok(()));
+        }
+        let planned = self
+            .on_disk(move |disk| {
+                let checked = disk.kept(&previous)?;
+                let plan = disk.plan(&checked)?;
+                Ok::<_, DiskError>((checked, plan))
+            })
+            .await;
+        let (checked, plan) = match planned {
+            Ok(Ok(planned)) => planned,
+            Ok(Err(error)) => return Ok(Err(Failure::disk(Phase::Revert, error))),
+            Err(error) => return Ok(Err(Failure::task(Phase::Revert, error))),
+        };
+        let wanted = checked.release().index().artifacts.clone();
+        // The files come first where the store does not answer: what is missing is put back by the care for artifacts.
+        match self.fetch_artifacts(&wanted).await {
+            Ok(()) => {
+                if let Err(failure) = self.prepare_host(&checked, &plan).await {
+                    tracing::warn!(
+                        error = chain(failure.error.as_ref()),
+                        "artifacts are not back yet"
+                    );
+                }
+            }
+            Err(Stop::Failed(failure)) => {
+                tracing::warn!(
+                    error = chain(failure.error.as_ref()),
+                    "artifacts are not back yet"
+                );
+            }
+            Err(stop) => return Err(stop),
+        }
+        let back = self.on_disk(move |disk| disk.go_back(&previous)).await;
+        Ok(match back {
+            Ok(Ok(_)) => {
+                tracing::warn!(release = %previous.release, "back on the release before");
+                Ok(())
+            }
+            Ok(Err(error)) => Err(Failure::disk(Phase::Revert, error)),
+            Err(error) => Err(Failure::task(Phase::Revert, error)),
+        })
+    }
+
+    fn elapsed(&self, slot: &Slot) -> Duration {
+        slot.elapsed(&self.clock.boot_time(), self.clock.now())
+    }
+
+    /// Probes until it is clear, or `end` of the slot's time has gone; as often, at least, as a success takes.
+    async fn probe_until(
+        &mut self,
+        slot: &Slot,
+        end: Duration,
+        settle: Duration,
+    ) -> Result<Probed, Stop> {
+        let mut policy = slot.policy.clone();
+        policy.settle = shared::bundle::TimeSpan::from_millis(
+            u64::try_from(settle.as_millis()).unwrap_or(u64::MAX),
+        );
+        let mut run = ProbeRun::new(&policy, &slot.failed_before);
+        let prober = match self
+            .on_disk({
+                let probes = policy.probes.clone();
+                move |disk| {
+                    let committed = disk.ledger().release;
+                    let checked = committed.map(|c| disk.kept(&c)).transpose();
+                    checked.map(|c| {
+                        c.map_or_else(Prober::default, |c| Prober::new(&probes, c.release()))
+                    })
+                }
+            })
+            .await
+        {
+            Ok(Ok(prober)) => prober,
+            Ok(Err(error)) => return Err(Failure::disk(Phase::Probe, error).into()),
+            Err(error) => return Err(Failure::task(Phase::Probe, error).into()),
+        };
+        let once = |p: &Probe| p.period.get() * p.success_threshold + p.timeout.get();
+        let least = policy.probes.iter().map(once).max().unwrap_or_default();
+        let began = Instant::now();
+        let mut due: BTreeMap<String, Instant> = policy
+            .probes
+            .iter()
+            .map(|probe| (probe.name.clone(), began))
+            .collect();
+        let mut last: BTreeMap<String, Sight> = BTreeMap::new();
+        loop {
+            let now = Instant::now();
+            let is_due = |p: &&Probe| due.get(&p.name).is_none_or(|at| *at <= now);
+            let probes: Vec<&Probe> = policy.probes.iter().filter(is_due).collect();
+            for (name, sight) in self.try_probes(&prober, probes.clone()).await? {
+                run.saw(&name, sight.ok, began.elapsed());
+                last.insert(name, sight);
+            }
+            for probe in probes {
+                due.insert(probe.name.clone(), Instant::now() + probe.period.get());
+            }
+            self.rollouts.report.probes = last
+                .iter()
+                .map(|(name, sight)| ProbeReport {
+                    name: name.clone(),
+                    ok: sight.ok,
+                    only_warns: !run.counts(name),
+                    saw: kept_line(sight.lines.first().map_or("", String::as_str), 160),
+                })
+                .collect();
+            let saw = |name: &str| last.get(name).map(|s| s.lines.clone()).unwrap_or_default();
+            match run.verdict(began.elapsed()) {
+                ProbeVerdict::Healthy => return Ok(Probed::Healthy),
+                ProbeVerdict::Bad(name) => {
+                    let lines = saw(&name);
+                    let first = lines.first().cloned().unwrap_or_default();
+                    let why = format!("probe {name} failed: {first}");
+                    return Ok(Probed::Bad { why, lines });
+                }
+                ProbeVerdict::Pending if self.elapsed(slot) >= end && began.elapsed() >= least => {
+                    let failing = last.iter().find(|(name, s)| !s.ok && run.counts(name));
+                    let why = match failing {
+                        Some((name, _)) => format!("probe {name} did not succeed in time"),
+                        None => "its probes did not settle in time".to_owned(),
+                    };
+                    let lines = failing.map(|(name, _)| saw(name)).unwrap_or_default();
+                    return Ok(Probed::Bad { why, lines });
+                }
+                ProbeVerdict::Pending => {}
+            }
+            self.report().await;
+            let next = due.values().min().copied().unwrap_or_else(Instant::now);
+            let pause = next
+                .saturating_duration_since(Instant::now())
+                .clamp(Duration::from_millis(10), LONGEST_PAUSE);
+            let sleep = self.clock.sleep(pause);
+            match self.during(pause + SLACK, sleep).await {
+                Ok(()) | Err(GaveUp::Deadline) => {}
+                Err(GaveUp::Shutdown) => return Err(Stop::Shutdown),
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The slot that a node holds, or may hold, in the state directory: a restarted agent goes on or goes back.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use shared::bundle::RolloutPolicy;
+use shared::documents::{Nonce, Transition};
+use shared::durable::{self, Attributes, DurableError};
+use shared::names::ReleaseNumber;
+use shared::rollout::{Stage, Window};
+
+use crate::disk::Committed;
+
+/// A moment on the clock that counts suspended time, and that begins again at each boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BootTime {
+    /// Which boot; empty where the system does not say.
+    pub boot: String,
+    /// Milliseconds since then.
+    pub milliseconds: u64,
+}
+
+/// A slot, from before the first write that asks for it to after the last one that gives it back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slot {
+    /// The release that it is for.
+    pub release: ReleaseNumber,
+    /// The release to go back to.
+    pub previous: Committed,
+    /// Of the write that takes it.
+    pub nonce: Nonce,
+    /// When it began, by the store's clock.
+    pub since: Timestamp,
+    /// The same, on the clock that counts suspended time.
+    pub started: BootTime,
+    /// The same, by the machine's time of day: all there is after a reboot.
+    pub started_at: Timestamp,
+    /// The policy of the release.
+    pub policy: RolloutPolicy,
+    /// How far it has come.
+    pub stage: Stage,
+    /// Probes that failed before anything was changed.
+    #[serde(default)]
+    pub failed_before: BTreeSet<String>,
+    /// Why the node goes back.
+    #[serde(default)]
+    pub why: Option<String>,
+    /// What the probe saw last.
+    #[serde(default)]
+    pub lines: Vec<String>,
+}
+
+/// Where the slot is kept.
+#[derive(Clone, Debug)]
+pub struct SlotFile {
+    path: PathBuf,
+}
+
+/// The slot cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum SlotError {
+    /// It cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It is damaged: what the node was doing is not known.
+    #[error("{path} is damaged: put the node out of service, then remove the file")]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What the parser said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// It cannot be written.
+    #[error("cannot remember the slot")]
+    Write(#[source] DurableError),
+}
+
+// === impl Slot ===
+
+impl Slot {
+    /// How long it has been held. After a reboot, by the time of day; where that was set back, for ever.
+    #[must_use]
+    pub fn elapsed(&self, now: &BootTime, now_of_day: Timestamp) -> Duration {
+        if now.boot == self.started.boot {
+            let spent = now.milliseconds.saturating_sub(self.started.milliseconds);
+            return Duration::from_millis(spent);
+        }
+        let spent = now_of_day.duration_since(self.started_at);
+        Duration::try_from(spent).unwrap_or(Duration::MAX)
+    }
+
+    /// The part of its deadline that it is in.
+    #[must_use]
+    pub fn window(&self, now: &BootTime, now_of_day: Timestamp) -> Window {
+        Window::after(self.elapsed(now, now_of_day), self.policy.deadline)
+    }
+
+    /// What the status says about it; nothing while it is not known to be held.
+    #[must_use]
+    pub fn transition(&self, struggles: bool) -> Option<Transition> {
+        Some(match self.stage {
+            Stage::Asking => return None,
+            Stage::Granted => Transition::Granted,
+            Stage::Applying => Transition::Applying,
+            Stage::Probing => Transition::Probing,
+            Stage::Committed => Transition::Committed,
+            Stage::Reverting if struggles => Transition::RevertFailed,
+            Stage::Reverting => Transition::Reverting,
+            Stage::Reverted => Transition::Reverted,
+        })
+    }
+}
+
+// === impl SlotFile ===
+
+impl SlotFile {
+    /// Kept in `state_directory`.
+    #[must_use]
+    pub fn in_directory(state_directory: &Path) -> Self {
+        Self {
+            path: state_directory.join("slot.json"),
+        }
+    }
+
+    /// The slot, if there is one.
+    ///
+    /// # Errors
+    /// [`SlotError`]; a damaged slot is no absent one.
+    pub fn load(&self) -> Result<Option<Slot>, SlotError> {
+        let bytes = match std::fs::read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => {
+                return Err(SlotError::Read {
+                    path: self.path.clone(),
+                    source,
+                });
+            }
+        };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|source| SlotError::Damaged {
+                path: self.path.clone(),
+                source,
+            })
+    }
+
+    /// Remembers it, or that there is none.
+    ///
+    /// # Errors
+    /// [`SlotError::Write`].
+    pub fn save(&self, slot: Option<&Slot>) -> Result<(), SlotError> {
+        let Some(slot) = slot else {
+            return durable::remove_file(&self.path).map_err(SlotError::Write);
+        };
+        let bytes = serde_json::to_vec_pretty(slot).map_err(|source| SlotError::Damaged {
+            path: self.path.clone(),
+            source,
+        })?;
+        durable::write_file(&self.path, &bytes, Attributes::mode(0o600)).map_err(SlotError::Write)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::bundle::{MaxUnavailable, TimeSpan};
+    use shared::digest::Sha256Digest;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn boot(name: &str, seconds: u64) -> BootTime {
+        BootTime {
+            boot: name.to_owned(),
+            milliseconds: seconds * 1000,
+        }
+    }
+
+    fn slot() -> Slot {
+        let sha256 = Sha256Digest::of(b"x");
+        Slot {
+            release: ReleaseNumber::new(2).unwrap(),
+            previous: Committed {
+                release: ReleaseNumber::new(1).unwrap(),
+                bundle_sha256: sha256,
+                copy_sha256: sha256,
+            },
+            nonce: Nonce::of(1),
+            since: at(0),
+            started: boot("a", 100),
+            started_at: at(0),
+            policy: RolloutPolicy {
+                max_unavailable: MaxUnavailable::Nodes(1),
+                deadline: TimeSpan::from_secs(100),
+                settle: TimeSpan::from_secs(0),
+                probes: Vec::new(),
+                waiver: None,
+            },
+            stage: Stage::Applying,
+            failed_before: BTreeSet::new(),
+            why: None,
+            lines: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn time_goes_on_over_a_reboot() {
+        let slot = slot();
+        assert_eq!(slot.window(&boot("a", 149), at(9999)), Window::Forward);
+        assert_eq!(slot.window(&boot("a", 150), at(0)), Window::Probe);
+        assert_eq!(slot.window(&boot("b", 1), at(49)), Window::Forward);
+        assert_eq!(slot.window(&boot("b", 1), at(75)), Window::Back);
+        assert_eq!(
+            slot.window(&boot("b", 1), at(-1)),
+            Window::Back,
+            "a clock set back"
+        );
+    }
+
+    #[test]
+    fn comes_back_and_notices_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = SlotFile::in_directory(dir.path());
+        assert_eq!(file.load().unwrap(), None);
+        file.save(Some(&slot())).unwrap();
+        assert_eq!(file.load().unwrap(), Some(slot()));
+        std::fs::write(dir.path().join("slot.json"), "{").unwrap();
+        assert!(matches!(file.load(), Err(SlotError::Damaged { .. })));
+        file.save(None).unwrap();
+        assert_eq!(file.load().unwrap(), None);
+    }
+}

@@ -1,0 +1,124 @@
+//! A snapshot for people.
+
+use std::time::Duration;
+
+use comfy_table::{Table, presets};
+use jiff::Timestamp;
+use shared::documents::NodeStatus;
+use shared::names::ReleaseNumber;
+
+use super::printable;
+use super::silent::line_of;
+use super::snapshot::{GroupStatus, Snapshot};
+use crate::expiry::Expiry;
+use crate::output;
+use crate::rollouts::word;
+
+impl Snapshot {
+    /// The lines to show.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<String> = Vec::new();
+        for group in &self.groups {
+            lines.extend(of_group(group, self.at));
+        }
+        let silent = self.never_reported.iter();
+        lines.extend(silent.map(|machine| line_of(machine, self.at)));
+        lines.extend(of_expiries(&self.expiries, self.at));
+        lines
+    }
+}
+
+/// The first, and every other that is soon.
+fn of_expiries(expiries: &[Expiry], now: Timestamp) -> Vec<String> {
+    let Some(first) = expiries.first() else {
+        return Vec::new();
+    };
+    let mut lines = Vec::new();
+    if !first.is_soon(now) {
+        lines.push(format!("expires first: {}, at {:.0}", first.what, first.at));
+    }
+    for soon in expiries.iter().filter(|e| e.is_soon(now)) {
+        let verb = if soon.at < now {
+            "HAS EXPIRED at"
+        } else {
+            "EXPIRES SOON, at"
+        };
+        lines.push(format!("{} {verb} {:.0}", soon.what, soon.at));
+    }
+    lines
+}
+
+fn number(release: Option<ReleaseNumber>) -> String {
+    release.map_or_else(|| "-".to_owned(), |r| r.to_string())
+}
+
+fn of_group(group: &GroupStatus, now: Timestamp) -> Vec<String> {
+    let expires = group.expires.map_or_else(String::new, |t| {
+        let verb = if t < now {
+            "HAVE EXPIRED since"
+        } else {
+            "expire"
+        };
+        format!(", signatures {verb} {t:.0}")
+    });
+    let mut lines = vec![format!(
+        "{}: published release {}, good {}{expires}",
+        group.group,
+        number(group.published),
+        number(group.good)
+    )];
+    if group.handover {
+        lines.push(format!(
+            "  its signing keys are half changed: platformctl rotate signing {}",
+            group.group
+        ));
+    }
+    if group.nodes.is_empty() {
+        lines.push("  no node has reported yet".to_owned());
+        return lines;
+    }
+    let rollout = group.rollout.lines();
+    lines.extend(rollout.into_iter().map(|line| format!("  {line}")));
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header([
+        "  NODE", "RELEASE", "PHASE", "SLOT", "PROBES", "AGE", "SAYS",
+    ]);
+    for node in &group.nodes {
+        let unknown = || "?".to_owned();
+        let (release, phase, slot, probes) = match &node.status {
+            Ok(s) => (number(s.release), s.phase.to_string(), slot(s), probes(s)),
+            Err(_) => (unknown(), unknown(), unknown(), unknown()),
+        };
+        let age = node.age_seconds(now).map_or_else(
+            || "-".to_owned(),
+            |s| output::age(Duration::from_secs(s.unsigned_abs())),
+        );
+        let says = node.objection(group.published, now).into_iter();
+        let says: Vec<String> = says.chain(node.remark()).collect();
+        let name = format!("  {}", node.node);
+        table.add_row([name, release, phase, slot, probes, age, says.join("; ")]);
+    }
+    lines.extend(table.trim_fmt().lines().map(str::to_owned));
+    lines
+}
+
+/// Where a node with a slot stands.
+fn slot(status: &NodeStatus) -> String {
+    let slot = status.rollout.slot.as_ref();
+    let transition = slot.and_then(|slot| word(&slot.transition));
+    transition.unwrap_or_else(|| "-".to_owned())
+}
+
+/// The last results of a node's probes: how many succeed, and the first that does not.
+fn probes(status: &NodeStatus) -> String {
+    let probes = &status.rollout.probes;
+    if probes.is_empty() {
+        return "-".to_owned();
+    }
+    let good = probes.iter().filter(|p| p.ok).count();
+    let failing = probes.iter().find(|p| !p.ok);
+    let failing = failing.map_or_else(String::new, |p| format!(", not {}", printable(&p.name)));
+    format!("{good}/{}{failing}", probes.len())
+}

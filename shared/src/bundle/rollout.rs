@@ -1,0 +1,518 @@
+//! How a release wants to be rolled out (§3.7): signed with it, and good for its own rollout only.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::IndexProblem;
+use crate::limits;
+use crate::names::EntryPath;
+
+/// A length of time as text: a whole number and one of `ms`, `s`, `m`, `h` (`"90s"`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TimeSpan(Duration);
+
+/// Text that is no length of time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no length of time: write a whole number and ms, s, m or h, such as \"90s\"")]
+pub struct InvalidTimeSpan(String);
+
+/// How many nodes may be in transition or unavailable at once: a number, or a share of the group in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RawMaxUnavailable", into = "RawMaxUnavailable")]
+pub enum MaxUnavailable {
+    /// This many; at least 1.
+    Nodes(u32),
+    /// This share of the group's nodes, 1 to 100, rounded down, but at least one node.
+    Percent(u32),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum RawMaxUnavailable {
+    Nodes(u32),
+    Text(String),
+}
+
+/// Text or a number that is no such limit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("write a number of nodes from 1, or a share such as \"25%\" from 1% to 100%")]
+pub struct InvalidMaxUnavailable;
+
+/// Why the probes of a release only warn: somebody decided so at its publish.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Waiver {
+    /// Why.
+    pub reason: String,
+    /// Who, as far as the publishing machine knows.
+    pub by: String,
+}
+
+/// How a release is rolled out. A release without one is adopted by every node at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RolloutPolicy {
+    /// How many nodes may be in transition or unavailable at once.
+    pub max_unavailable: MaxUnavailable,
+    /// How long one node may take: it writes nothing forward after half of it, and is committed or reverted by the end.
+    /// Longer than the grace period of the pods, the pull of their images and their start.
+    pub deadline: TimeSpan,
+    /// How long every probe must have kept succeeding before the release counts as healthy.
+    pub settle: TimeSpan,
+    /// What must be so for a node to be healthy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<Probe>,
+    /// Set where the probes are only to warn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiver: Option<Waiver>,
+}
+
+/// One thing that must be so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// Its name, unlike that of any other: `a-z`, digits and `-`.
+    pub name: String,
+    /// What is asked.
+    pub check: ProbeCheck,
+    /// From one try to the next.
+    pub period: TimeSpan,
+    /// How long one try may take.
+    pub timeout: TimeSpan,
+    /// Successes in a row that make it healthy.
+    pub success_threshold: u32,
+    /// Failures in a row, once the release is applied, that make it bad: more than its pods take to be replaced.
+    pub failure_threshold: u32,
+}
+
+/// What a probe asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum ProbeCheck {
+    /// `GET` of an `http://` or `https://` URL gives a status of 200 to 299.
+    Http {
+        /// The URL.
+        url: String,
+        /// The place, in the release, of the CA certificates that the server's is verified with; only for https.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ca: Option<EntryPath>,
+        /// The place of a client certificate.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        certificate: Option<EntryPath>,
+        /// The place of its key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<EntryPath>,
+    },
+    /// A connection is accepted.
+    Tcp {
+        /// `host:port`, the host an IP address.
+        address: String,
+    },
+    /// A file is there.
+    File {
+        /// Its absolute path on the node.
+        path: String,
+    },
+    /// The kubelet's own health endpoint answers `ok`.
+    Kubelet {
+        /// Its port on 127.0.0.1.
+        port: u16,
+    },
+}
+
+// === impl TimeSpan ===
+
+impl TimeSpan {
+    /// Of whole milliseconds.
+    #[must_use]
+    pub const fn from_millis(milliseconds: u64) -> Self {
+        Self(Duration::from_millis(milliseconds))
+    }
+
+    /// Of whole seconds.
+    #[must_use]
+    pub const fn from_secs(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
+    /// As std has it.
+    #[must_use]
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl FromStr for TimeSpan {
+    type Err = InvalidTimeSpan;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = || InvalidTimeSpan(text.chars().take(40).collect());
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at_checked(digits).ok_or_else(invalid)?;
+        let scale = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(invalid()),
+        };
+        let number: u64 = number.parse().map_err(|_| invalid())?;
+        let milliseconds = number.checked_mul(scale).ok_or_else(invalid)?;
+        Ok(Self::from_millis(milliseconds))
+    }
+}
+
+impl fmt::Display for TimeSpan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let milliseconds = self.0.as_millis();
+        match milliseconds {
+            0 => f.write_str("0s"),
+            n if n.is_multiple_of(3_600_000) => write!(f, "{}h", n / 3_600_000),
+            n if n.is_multiple_of(60_000) => write!(f, "{}m", n / 60_000),
+            n if n.is_multiple_of(1_000) => write!(f, "{}s", n / 1_000),
+            n => write!(f, "{n}ms"),
+        }
+    }
+}
+
+impl TryFrom<String> for TimeSpan {
+    type Error = InvalidTimeSpan;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<TimeSpan> for String {
+    fn from(span: TimeSpan) -> Self {
+        span.to_string()
+    }
+}
+
+// === impl MaxUnavailable ===
+
+impl MaxUnavailable {
+    /// How many nodes that is in a group of `size`; never none, never more than the document has room for.
+    #[must_use]
+    pub fn of(self, size: u32) -> u32 {
+        let nodes = match self {
+            Self::Nodes(nodes) => nodes,
+            Self::Percent(share) => {
+                u32::try_from(u64::from(size) * u64::from(share) / 100).unwrap_or(u32::MAX)
+            }
+        };
+        nodes.clamp(1, limits::ROLLOUT_HOLDERS)
+    }
+}
+
+impl FromStr for MaxUnavailable {
+    type Err = InvalidMaxUnavailable;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_suffix('%') {
+            Some(share) => share
+                .parse()
+                .ok()
+                .filter(|share| (1..=100).contains(share))
+                .map(Self::Percent),
+            None => text.parse().ok().filter(|n| *n >= 1).map(Self::Nodes),
+        }
+        .ok_or(InvalidMaxUnavailable)
+    }
+}
+
+impl fmt::Display for MaxUnavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nodes(nodes) => write!(f, "{nodes}"),
+            Self::Percent(share) => write!(f, "{share}%"),
+        }
+    }
+}
+
+impl TryFrom<RawMaxUnavailable> for MaxUnavailable {
+    type Error = InvalidMaxUnavailable;
+    fn try_from(raw: RawMaxUnavailable) -> Result<Self, Self::Error> {
+        match raw {
+            RawMaxUnavailable::Nodes(nodes) if nodes >= 1 => Ok(Self::Nodes(nodes)),
+            RawMaxUnavailable::Text(text) if text.ends_with('%') => text.parse(),
+            RawMaxUnavailable::Nodes(_) | RawMaxUnavailable::Text(_) => Err(InvalidMaxUnavailable),
+        }
+    }
+}
+
+impl From<MaxUnavailable> for RawMaxUnavailable {
+    fn from(max: MaxUnavailable) -> Self {
+        match max {
+            MaxUnavailable::Nodes(nodes) => Self::Nodes(nodes),
+            MaxUnavailable::Percent(_) => Self::Text(max.to_string()),
+        }
+    }
+}
+
+// === impl RolloutPolicy ===
+
+impl RolloutPolicy {
+    /// Everything that is wrong with it: the field, and the rule it breaks. `is_file` says whether the release has a file.
+    #[must_use]
+    pub fn problems(&self, is_file: impl Fn(&EntryPath) -> bool) -> Vec<(String, String)> {
+        let mut all = Vec::new();
+        let mut say = |field: String, what: &str| all.push((field, what.to_owned()));
+        let deadline = self.deadline.get();
+        if deadline < Duration::from_secs(1) || deadline > Duration::from_secs(24 * 3600) {
+            say("deadline".to_owned(), "must be from 1s to 24h");
+        }
+        // A quarter of the deadline is left between half of it and the time when a node gives up.
+        if self.settle.get() > deadline / 4 {
+            say("settle".to_owned(), "must be at most a quarter of deadline");
+        }
+        if self.probes.len() > limits::PROBES {
+            say("probes".to_owned(), "are more than the 16 allowed");
+        }
+        let mut names = BTreeSet::new();
+        for (at, probe) in self.probes.iter().enumerate() {
+            let field = |name: &str| format!("probes[{at}].{name}");
+            let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            let name = &probe.name;
+            if name.is_empty() || name.len() > 40 || !name.bytes().all(ok) {
+                say(field("name"), "must be 1 to 40 of a-z, 0-9 and -");
+            }
+            if !names.insert(name) {
+                say(field("name"), "is that of another probe too");
+            }
+            let (timeout, period) = (probe.timeout.get(), probe.period.get());
+            if timeout.is_zero() || timeout > deadline / 8 {
+                say(field("timeout"), "must be at most an eighth of deadline");
+            }
+            if period < Duration::from_millis(10) || period > deadline / 8 {
+                let what = "must be from 10ms to an eighth of deadline";
+                say(field("period"), what);
+            }
+            for (threshold, value) in [
+                ("success_threshold", probe.success_threshold),
+                ("failure_threshold", probe.failure_threshold),
+            ] {
+                if !(1..=100).contains(&value) {
+                    say(field(threshold), "must be from 1 to 100");
+                }
+            }
+            for (name, what) in probe.check.problems(&is_file) {
+                say(field(&format!("{}.{name}", probe.check.kind())), &what);
+            }
+        }
+        if let Some(waiver) = &self.waiver
+            && waiver.reason.trim().is_empty()
+        {
+            say("waiver.reason".to_owned(), "must say why");
+        }
+        all
+    }
+}
+
+// === impl ProbeCheck ===
+
+impl ProbeCheck {
+    /// Its kind, as the policy spells it.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Http { .. } => "http",
+            Self::Tcp { .. } => "tcp",
+            Self::File { .. } => "file",
+            Self::Kubelet { .. } => "kubelet",
+        }
+    }
+
+    fn problems(&self, is_file: impl Fn(&EntryPath) -> bool) -> Vec<(&'static str, String)> {
+        let mut all = Vec::new();
+        match self {
+            Self::Http {
+                url,
+                ca,
+                certificate,
+                key,
+            } => {
+                let parsed = url::Url::parse(url).ok();
+                let scheme = parsed.as_ref().map(url::Url::scheme);
+                let ip = parsed.as_ref().and_then(url::Url::host);
+                if !matches!(scheme, Some("http" | "https"))
+                    || !matches!(ip, Some(url::Host::Ipv4(_) | url::Host::Ipv6(_)))
+                {
+                    let what = "must be an http:// or https:// URL whose host is an IP address";
+                    all.push(("url", what.to_owned()));
+                }
+                if scheme == Some("https") && ca.is_none() {
+                    all.push((
+                        "ca",
+                        "is missing: an https probe verifies the server".to_owned(),
+                    ));
+                }
+                let plain = scheme == Some("http");
+                if plain && (ca.is_some() || certificate.is_some() || key.is_some()) {
+                    let what = "ca, certificate and key belong to an https URL";
+                    all.push(("url", what.to_owned()));
+                }
+                if certificate.is_some() != key.is_some() {
+                    all.push(("key", "goes with certificate".to_owned()));
+                }
+                let places = [("ca", ca), ("certificate", certificate), ("key", key)];
+                for (field, place) in places {
+                    if let Some(place) = place.as_ref().filter(|place| !is_file(place)) {
+                        all.push((field, format!("{place} is no file of the release")));
+                    }
+                }
+            }
+            Self::Tcp { address } => {
+                if address.parse::<std::net::SocketAddr>().is_err() {
+                    all.push(("address", "must be IP:PORT".to_owned()));
+                }
+            }
+            Self::File { path } => {
+                if !path.starts_with('/') || path.split('/').any(|part| part == "..") {
+                    all.push(("path", "must be an absolute path without ..".to_owned()));
+                }
+            }
+            Self::Kubelet { port } => {
+                if *port == 0 {
+                    all.push(("port", "must not be 0".to_owned()));
+                }
+            }
+        }
+        all
+    }
+}
+
+/// What is wrong with the policy of an index.
+pub(super) fn problems(
+    policy: Option<&RolloutPolicy>,
+    is_file: impl Fn(&EntryPath) -> bool,
+) -> Vec<IndexProblem> {
+    let found = policy.map(|policy| policy.problems(is_file));
+    let problem = |(field, what)| IndexProblem::Rollout { field, what };
+    found.unwrap_or_default().into_iter().map(problem).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn policy() -> RolloutPolicy {
+        RolloutPolicy {
+            max_unavailable: MaxUnavailable::Nodes(1),
+            deadline: TimeSpan::from_secs(900),
+            settle: TimeSpan::from_secs(10),
+            probes: vec![Probe {
+                name: "apiserver".to_owned(),
+                check: ProbeCheck::Http {
+                    url: "https://127.0.0.1:6443/readyz".to_owned(),
+                    ca: Some("secrets/kube-apiserver/ca.crt".parse().unwrap()),
+                    certificate: None,
+                    key: None,
+                },
+                period: TimeSpan::from_secs(5),
+                timeout: TimeSpan::from_secs(5),
+                success_threshold: 2,
+                failure_threshold: 3,
+            }],
+            waiver: None,
+        }
+    }
+
+    fn fields(change: impl Fn(&mut RolloutPolicy)) -> Vec<String> {
+        let mut policy = policy();
+        change(&mut policy);
+        let problems = policy.problems(|path| path.as_str() == "secrets/kube-apiserver/ca.crt");
+        problems.into_iter().map(|(field, _)| field).collect()
+    }
+
+    #[test]
+    fn each_rule_names_its_field() {
+        assert_eq!(fields(|_| ()), [""; 0]);
+        assert_eq!(fields(|p| p.settle = TimeSpan::from_secs(300)), ["settle"]);
+        let field = |change: fn(&mut Probe)| fields(move |p| change(&mut p.probes[0]));
+        assert_eq!(field(|p| p.name = "A".to_owned()), ["probes[0].name"]);
+        assert_eq!(
+            field(|p| p.period = TimeSpan::from_secs(600)),
+            ["probes[0].period"]
+        );
+        assert_eq!(
+            field(|p| p.success_threshold = 0),
+            ["probes[0].success_threshold"]
+        );
+        assert_eq!(
+            field(|p| p.check = ProbeCheck::File {
+                path: "etc".to_owned()
+            }),
+            ["probes[0].file.path"]
+        );
+        let other = |ca: Option<&str>, url: &str| ProbeCheck::Http {
+            url: url.to_owned(),
+            ca: ca.map(|ca| ca.parse().unwrap()),
+            certificate: None,
+            key: None,
+        };
+        let http = |ca, url| fields(|p| p.probes[0].check = other(ca, url));
+        assert_eq!(http(None, "https://127.0.0.1/"), ["probes[0].http.ca"]);
+        assert_eq!(
+            http(Some("host/x"), "https://127.0.0.1/"),
+            ["probes[0].http.ca"]
+        );
+        assert_eq!(http(None, "http://localhost/"), ["probes[0].http.url"]);
+        assert_eq!(
+            fields(|p| p.probes.push(p.probes[0].clone())),
+            ["probes[1].name"]
+        );
+    }
+
+    #[test]
+    fn comes_back_from_json_as_it_was() {
+        let text = serde_json::to_string(&policy()).unwrap();
+        assert!(text.contains("\"deadline\":\"15m\""), "{text}");
+        assert_eq!(
+            serde_json::from_str::<RolloutPolicy>(&text).unwrap(),
+            policy()
+        );
+        let strict = text.replace("\"settle\"", "\"setle\"");
+        assert!(serde_json::from_str::<RolloutPolicy>(&strict).is_err());
+        for (text, max) in [
+            ("2", Ok(MaxUnavailable::Nodes(2))),
+            ("\"25%\"", Ok(MaxUnavailable::Percent(25))),
+            ("0", Err(())),
+            ("\"2\"", Err(())),
+            ("\"101%\"", Err(())),
+        ] {
+            let read = serde_json::from_str::<MaxUnavailable>(text).map_err(|_| ());
+            assert_eq!(read, max, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_at_least_one_node() {
+        assert_eq!(MaxUnavailable::Percent(25).of(3), 1);
+        assert_eq!(MaxUnavailable::Percent(25).of(50), 12);
+        assert_eq!(
+            MaxUnavailable::Percent(100).of(1000),
+            limits::ROLLOUT_HOLDERS
+        );
+        assert_eq!(MaxUnavailable::Nodes(2).of(1), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn a_time_span_is_its_text(milliseconds in 0_u64..100_000_000) {
+            let span = TimeSpan::from_millis(milliseconds);
+            prop_assert_eq!(span.to_string().parse::<TimeSpan>().unwrap(), span);
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC{0,20}") {
+            let _ = text.parse::<TimeSpan>();
+            let _ = text.parse::<MaxUnavailable>();
+        }
+    }
+}

@@ -1,0 +1,528 @@
+//! What the nodes of a group agree on about rollouts: `rollouts/<group>.json` (§7.1).
+//!
+//! It is written by nodes and operators, always by compare-and-swap on its tag, and authenticated like every object that
+//! a node writes. Every time in it is the store's `Date` as its writer last saw it, never a machine's own clock.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::TimeSpan;
+use crate::names::{NodeId, ReleaseNumber};
+
+/// Format number of the document that this build writes and the only one it reads.
+pub const ROLLOUT_FORMAT: u32 = 1;
+/// Most failed adoptions that are kept; older ones go first.
+pub const FAILED_KEPT: usize = 20;
+/// Most forgotten nodes that are kept; older ones go first.
+pub const FORGOTTEN_KEPT: usize = 50;
+/// Most lines of a probe that are kept.
+pub const PROBE_LINES: usize = 5;
+/// Longest such line, in characters.
+pub const PROBE_LINE_CHARACTERS: usize = 160;
+/// Longest reason that a person gives, in characters.
+pub const REASON_CHARACTERS: usize = 300;
+
+/// Tells one write of the document from every other: 32 hex digits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Nonce(String);
+
+/// Text that is no nonce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a nonce is 32 hex digits")]
+pub struct InvalidNonce;
+
+/// What a group's nodes agree on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RolloutDocument {
+    /// See [`ROLLOUT_FORMAT`].
+    pub format: u32,
+    /// One more with each write.
+    pub revision: u64,
+    /// Of the last write: whoever lost the answer to its write finds it again by this.
+    pub nonce: Nonce,
+    /// When it was written last.
+    pub written_at: Timestamp,
+    /// The newest release whose rollout has begun.
+    #[serde(default)]
+    pub release: Option<ReleaseNumber>,
+    /// When that was.
+    #[serde(default)]
+    pub began_at: Option<Timestamp>,
+    /// How many nodes have taken a slot for `release` and committed it; the first of them is the canary.
+    #[serde(default)]
+    pub committed: u32,
+    /// How many nodes the group had when somebody last counted them; 0 where nobody has.
+    #[serde(default)]
+    pub size: u32,
+    /// The zone whose turn it is.
+    #[serde(default)]
+    pub zone: Option<String>,
+    /// The nodes in transition.
+    #[serde(default)]
+    pub holders: Vec<Holder>,
+    /// Nodes that count as unavailable until they report again, or are forgotten.
+    #[serde(default)]
+    pub unavailable: Vec<Unavailable>,
+    /// Nodes that an operator, or EC2, said are gone: they count no more.
+    #[serde(default)]
+    pub forgotten: Vec<Forgotten>,
+    /// Adoptions that failed, oldest first; at most [`FAILED_KEPT`].
+    #[serde(default)]
+    pub failed: Vec<FailedAdoption>,
+    /// Set while the rollout of a release is halted: nobody begins to adopt that release.
+    #[serde(default)]
+    pub halted: Option<Halt>,
+    /// Set while an operator has paused the group: nobody begins to adopt anything.
+    #[serde(default)]
+    pub paused: Option<Pause>,
+    /// The last time that an operator had a halted release tried again.
+    #[serde(default)]
+    pub retry: Option<Retry>,
+    /// The newest release known to have completed its rollout.
+    #[serde(default)]
+    pub good: Option<ReleaseNumber>,
+}
+
+/// A node in transition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Holder {
+    /// Which node.
+    pub node: NodeId,
+    /// The release that it adopts.
+    pub release: ReleaseNumber,
+    /// Its zone, if it has one.
+    #[serde(default)]
+    pub zone: Option<String>,
+    /// Of the write that took the slot.
+    pub nonce: Nonce,
+    /// When the node began to count its deadline; never later than the write.
+    pub since: Timestamp,
+    /// The deadline of the release's policy. Twice this after `since`, others may clear the slot.
+    pub deadline: TimeSpan,
+}
+
+/// Why a node counts as unavailable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnavailableWhy {
+    /// It held a slot for more than twice its deadline.
+    Cleared,
+    /// It has written no status for a while, though not for so long that it must be gone.
+    Silent,
+}
+
+/// A node that counts as unavailable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unavailable {
+    /// Which node.
+    pub node: NodeId,
+    /// Why.
+    pub why: UnavailableWhy,
+    /// The release that it was adopting, if it was.
+    #[serde(default)]
+    pub release: Option<ReleaseNumber>,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// A node that is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forgotten {
+    /// Which node.
+    pub node: NodeId,
+    /// Who said so: an operator, or `ec2`.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// An adoption that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailedAdoption {
+    /// Which node; it does not try this release again.
+    pub node: NodeId,
+    /// Which release.
+    pub release: ReleaseNumber,
+    /// Why, in one line.
+    pub why: String,
+    /// The last lines of what the probe saw; at most [`PROBE_LINES`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lines: Vec<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A halted rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Halt {
+    /// The release that nobody begins to adopt any more.
+    pub release: ReleaseNumber,
+    /// The node that halted it.
+    pub by: NodeId,
+    /// Why, in one line.
+    pub reason: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A paused group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pause {
+    /// Who paused it.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when; none means until it is lifted.
+    #[serde(default)]
+    pub until: Option<Timestamp>,
+}
+
+/// A halted release is to be tried again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    /// Which release.
+    pub release: ReleaseNumber,
+    /// Who said so.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A rollout document that this build cannot go by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RolloutDocumentError {
+    /// A format this build does not know.
+    #[error("rollout document format {0} is not the known format {ROLLOUT_FORMAT}")]
+    Format(u32),
+    /// It is older than one that was seen before: somebody put it back.
+    #[error(
+        "its revision {found} is older than {seen}, which was seen before: somebody put an old one back"
+    )]
+    Older {
+        /// The revision found.
+        found: u64,
+        /// The newest seen.
+        seen: u64,
+    },
+}
+
+// === impl Nonce ===
+
+impl Nonce {
+    /// Of these random bits.
+    #[must_use]
+    pub fn of(bits: u128) -> Self {
+        Self(format!("{bits:032x}"))
+    }
+
+    /// A fresh one.
+    #[must_use]
+    pub fn random() -> Self {
+        Self::of(rand::random())
+    }
+}
+
+impl FromStr for Nonce {
+    type Err = InvalidNonce;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let ok = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        match text.len() == 32 && text.bytes().all(ok) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(InvalidNonce),
+        }
+    }
+}
+
+impl TryFrom<String> for Nonce {
+    type Error = InvalidNonce;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Nonce> for String {
+    fn from(nonce: Nonce) -> Self {
+        nonce.0
+    }
+}
+
+impl fmt::Display for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl RolloutDocument ===
+
+impl RolloutDocument {
+    /// The document of a group without a rollout yet, of revision 0: what the first writer begins with.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            format: ROLLOUT_FORMAT,
+            revision: 0,
+            nonce: Nonce::of(0),
+            written_at: Timestamp::UNIX_EPOCH,
+            release: None,
+            began_at: None,
+            committed: 0,
+            size: 0,
+            zone: None,
+            holders: Vec::new(),
+            unavailable: Vec::new(),
+            forgotten: Vec::new(),
+            failed: Vec::new(),
+            halted: None,
+            paused: None,
+            retry: None,
+            good: None,
+        }
+    }
+
+    /// Whether this build may go by it; `seen` is the newest revision seen before.
+    ///
+    /// # Errors
+    /// [`RolloutDocumentError`].
+    pub fn usable(self, seen: u64) -> Result<Self, RolloutDocumentError> {
+        if self.format != ROLLOUT_FORMAT {
+            return Err(RolloutDocumentError::Format(self.format));
+        }
+        if self.revision < seen {
+            let found = self.revision;
+            return Err(RolloutDocumentError::Older { found, seen });
+        }
+        Ok(self)
+    }
+
+    /// This document as the next write begins with it. `now` is the store's time.
+    #[must_use]
+    pub fn next(&self, nonce: Nonce, now: Timestamp) -> Self {
+        let mut next = Self {
+            revision: self.revision.saturating_add(1),
+            nonce,
+            written_at: now,
+            ..self.clone()
+        };
+        let drop_oldest = |length: usize, kept: usize| 0..length.saturating_sub(kept);
+        next.failed
+            .drain(drop_oldest(next.failed.len(), FAILED_KEPT));
+        next.forgotten
+            .drain(drop_oldest(next.forgotten.len(), FORGOTTEN_KEPT));
+        next
+    }
+
+    /// The slot that a node holds.
+    #[must_use]
+    pub fn holder(&self, node: &NodeId) -> Option<&Holder> {
+        self.holders.iter().find(|holder| holder.node == *node)
+    }
+
+    /// How many nodes are in transition or count as unavailable; one that is both counts once.
+    #[must_use]
+    pub fn busy(&self) -> u32 {
+        let holders = self.holders.iter().map(|h| (&h.node, ()));
+        let unavailable = self.unavailable.iter().map(|u| (&u.node, ()));
+        let all: BTreeMap<&NodeId, ()> = holders.chain(unavailable).collect();
+        u32::try_from(all.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether the rollout of `release` is halted.
+    #[must_use]
+    pub fn is_halted(&self, release: ReleaseNumber) -> bool {
+        self.halted.as_ref().is_some_and(|h| h.release == release)
+    }
+
+    /// The pause in force at `now`, the store's time.
+    #[must_use]
+    pub fn pause_at(&self, now: Timestamp) -> Option<&Pause> {
+        let in_force = |pause: &&Pause| pause.until.is_none_or(|until| until > now);
+        self.paused.as_ref().filter(in_force)
+    }
+
+    /// How the adoption of a release failed on a node, if it did.
+    #[must_use]
+    pub fn failure(&self, node: &NodeId, release: ReleaseNumber) -> Option<&FailedAdoption> {
+        let is_it = |f: &&FailedAdoption| f.node == *node && f.release == release;
+        self.failed.iter().rev().find(is_it)
+    }
+}
+
+/// A line of a probe, or the lines, as long as the document has room for: the last ones.
+#[must_use]
+pub fn kept_lines(lines: &[String]) -> Vec<String> {
+    let first = lines.len().saturating_sub(PROBE_LINES);
+    let kept = lines.iter().skip(first);
+    kept.map(|line| kept_line(line, PROBE_LINE_CHARACTERS))
+        .collect()
+}
+
+/// A line without control characters, cut to `characters`.
+#[must_use]
+pub fn kept_line(line: &str, characters: usize) -> String {
+    let plain = line.chars().map(|c| if c.is_control() { ' ' } else { c });
+    plain.take(characters).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documents::{GroupKey, open_node_object, seal_node_object};
+    use crate::limits;
+    use crate::store::keys;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn number(n: u64) -> ReleaseNumber {
+        ReleaseNumber::new(n).unwrap()
+    }
+
+    fn node(n: u32) -> NodeId {
+        format!("AROAXXXXXXXXXXXXXXXXX:i-0123456789abc{n:04}")
+            .parse()
+            .unwrap()
+    }
+
+    /// As large as a document gets.
+    fn full() -> RolloutDocument {
+        let long = "\u{1}".repeat(500);
+        let reason = kept_line(&long, REASON_CHARACTERS);
+        RolloutDocument {
+            release: Some(number(7)),
+            began_at: Some(at(0)),
+            committed: 9,
+            size: 1000,
+            zone: Some("eu-central-1a".to_owned()),
+            holders: (0..limits::ROLLOUT_HOLDERS)
+                .map(|n| Holder {
+                    node: node(n),
+                    release: number(7),
+                    zone: Some("eu-central-1a".to_owned()),
+                    nonce: Nonce::of(n.into()),
+                    since: at(1),
+                    deadline: TimeSpan::from_secs(900),
+                })
+                .collect(),
+            unavailable: (0..limits::ROLLOUT_HOLDERS)
+                .map(|n| Unavailable {
+                    node: node(n),
+                    why: UnavailableWhy::Cleared,
+                    release: Some(number(7)),
+                    since: at(1),
+                })
+                .collect(),
+            forgotten: (0..60)
+                .map(|n| Forgotten {
+                    node: node(n),
+                    by: "ec2".to_owned(),
+                    at: at(n.into()),
+                })
+                .collect(),
+            failed: (0..30)
+                .map(|n| FailedAdoption {
+                    node: node(n),
+                    release: number(7),
+                    why: reason.clone(),
+                    lines: kept_lines(&vec![long.clone(); 9]),
+                    at: at(n.into()),
+                })
+                .collect(),
+            halted: Some(Halt {
+                release: number(7),
+                by: node(1),
+                reason: reason.clone(),
+                at: at(3),
+            }),
+            paused: Some(Pause {
+                by: "ada@desk".to_owned(),
+                reason: reason.clone(),
+                since: at(4),
+                until: Some(at(10)),
+            }),
+            retry: Some(Retry {
+                release: number(6),
+                by: "ada@desk".to_owned(),
+                at: at(2),
+            }),
+            good: Some(number(5)),
+            ..RolloutDocument::empty()
+        }
+    }
+
+    #[test]
+    fn comes_back_as_it_was_sealed_and_fits() {
+        let key = GroupKey::generate();
+        let name = keys::bound_name(
+            &"dev".parse().unwrap(),
+            &keys::rollout(&"secure".parse().unwrap()),
+        );
+        assert_eq!(name, "dev/rollouts/secure.json");
+        let written = full().next(Nonce::of(5), at(9));
+        assert_eq!(written.failed.len(), FAILED_KEPT);
+        assert_eq!(written.failed[0].at, at(10), "the oldest go first");
+        assert_eq!(written.forgotten.len(), FORGOTTEN_KEPT);
+        let sealed = seal_node_object(&written, &name, Some(&key)).unwrap();
+        assert!(
+            (sealed.len() as u64) < limits::NODE_OBJECT_BYTES,
+            "{} bytes",
+            sealed.len()
+        );
+        let back: RolloutDocument = open_node_object(&sealed, &name, &key).unwrap();
+        assert_eq!(back, written);
+        let elsewhere = keys::bound_name(&"dev".parse().unwrap(), "rollouts/compute.json");
+        assert!(open_node_object::<RolloutDocument>(&sealed, &elsewhere, &key).is_err());
+    }
+
+    #[test]
+    fn only_the_known_format_and_nothing_older_is_usable() {
+        let next = RolloutDocument::empty().next(Nonce::of(1), at(1));
+        assert_eq!(next.revision, 1);
+        assert!(next.clone().usable(1).is_ok());
+        let older = next.clone().usable(2).unwrap_err();
+        assert!(older.to_string().contains("put an old one back"), "{older}");
+        let format = RolloutDocument { format: 2, ..next };
+        assert!(format.usable(0).is_err());
+    }
+
+    #[test]
+    fn counts_names_and_dates() {
+        let document = full();
+        assert_eq!(
+            document.busy(),
+            limits::ROLLOUT_HOLDERS,
+            "a node counts once"
+        );
+        assert!(document.holder(&node(3)).is_some());
+        assert!(document.is_halted(number(7)) && !document.is_halted(number(8)));
+        assert!(document.pause_at(at(9)).is_some());
+        assert!(document.pause_at(at(10)).is_none(), "its time is over");
+        assert!(document.failure(&node(2), number(7)).is_some());
+        assert!(document.failure(&node(2), number(8)).is_none());
+    }
+
+    #[test]
+    fn a_nonce_is_its_text() {
+        let nonce = Nonce::random();
+        assert_eq!(nonce.to_string().parse::<Nonce>().unwrap(), nonce);
+        assert!("xyz".parse::<Nonce>().is_err());
+        assert!("1".repeat(32).parse::<Nonce>().is_ok());
+        assert!("A".repeat(32).parse::<Nonce>().is_err());
+    }
+}
