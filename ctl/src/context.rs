@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use aws_credential_types::Credentials;
 use shared::names::{EnvironmentName, GroupName};
-use shared::store::{ObjectStore, S3Store, aws_config_loader};
+use shared::store::{ObjectStore, S3Store, SdkConfig, aws_config_loader};
 use shared::wrap::{KeyWrap, KmsWrap, LocalWrap};
 
 use crate::dev::credentials::LocalCredentials;
@@ -127,30 +127,7 @@ impl Context {
     /// As [`Context::open`].
     pub async fn of(workspace: Workspace) -> anyhow::Result<Self> {
         let environment = &workspace.environment;
-        let endpoint = environment.endpoint_url.as_ref().map(url::Url::as_str);
-        let mut loader = aws_config_loader(environment.region.as_str(), endpoint);
-        if environment.on_aws() {
-            if let Some(profile) = &environment.profile {
-                loader = loader.profile_name(profile.as_str());
-            }
-        } else {
-            let path = LocalCredentials::path(&workspace.state_directory());
-            let local = LocalCredentials::read(&path).with_context(|| {
-                format!(
-                    "environment {} is served by `platformctl dev up`, which has not run in {}",
-                    workspace.name,
-                    workspace.directory.display()
-                )
-            })?;
-            loader = loader.credentials_provider(Credentials::new(
-                local.access_key.clone(),
-                local.secret_key.expose(),
-                None,
-                None,
-                "platform-local",
-            ));
-        }
-        let sdk = loader.load().await;
+        let sdk = sdk_config(&workspace).await?;
         let store = S3Store::new(&sdk, environment.secrets_bucket.as_str());
         let wrap: Arc<dyn KeyWrap> = match &environment.key_wrap {
             env::KeyWrap::Kms { key_id } => {
@@ -186,4 +163,37 @@ impl Context {
             .map(ToString::to_string)
             .collect()
     }
+}
+
+/// What every AWS client of an environment is made from. Nothing is asked yet: bad credentials show with the first
+/// request.
+///
+/// # Errors
+/// Credentials that the embedded store did not write.
+pub async fn sdk_config(workspace: &Workspace) -> anyhow::Result<SdkConfig> {
+    let environment = &workspace.environment;
+    let endpoint = environment.endpoint_url.as_ref().map(url::Url::as_str);
+    let mut loader = aws_config_loader(environment.region.as_str(), endpoint);
+    if environment.on_aws() {
+        if let Some(profile) = &environment.profile {
+            loader = loader.profile_name(profile.as_str());
+        }
+    } else {
+        let path = LocalCredentials::path(&workspace.state_directory());
+        let local = LocalCredentials::read(&path).with_context(|| {
+            format!(
+                "environment {} is served by `platformctl dev up`, which has not run in {}",
+                workspace.name,
+                workspace.directory.display()
+            )
+        })?;
+        loader = loader.credentials_provider(Credentials::new(
+            local.access_key.clone(),
+            local.secret_key.expose(),
+            None,
+            None,
+            "platform-local",
+        ));
+    }
+    Ok(loader.load().await)
 }

@@ -14,10 +14,13 @@
 )]
 
 pub mod artifact;
+pub mod aws;
 pub mod cmd;
 pub mod context;
 pub mod dev;
 pub mod diff;
+pub mod doctor;
+pub mod engine_version;
 pub mod env;
 pub mod exit;
 pub mod expiry;
@@ -32,4 +35,6 @@ pub mod render;
 pub mod rotate;
 pub mod secrets;
 pub mod status;
+#[cfg(test)]
+mod testing;
 pub mod userdata;

@@ -5,6 +5,7 @@ mod build;
 mod completions;
 mod dev;
 mod diff;
+mod doctor;
 mod init;
 mod lint;
 mod publish;
@@ -23,7 +24,7 @@ use crate::exit::Outcome;
 #[derive(Debug, Parser)]
 #[command(name = "platformctl", version, propagate_version = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 it differs (diff, status)."
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 it differs (diff, doctor, status)."
 )]
 pub struct Cli {
     /// Where environments/, manifests/, cloudinit/ and secrets/ are looked for.
@@ -40,6 +41,8 @@ pub struct Cli {
 enum Verb {
     /// Write out a working directory: the environments' sample, and the templates of manifests and user data.
     Init(init::InitArgs),
+    /// Check everything that the environment needs, and say what to do; nothing is changed.
+    Doctor(doctor::DoctorArgs),
     /// Render an environment's manifests, and its groups' user data, into a directory.
     Build(build::BuildArgs),
     /// Check an environment's files offline, by kubelet's own rules.
@@ -92,6 +95,7 @@ impl Cli {
         let directory = self.directory;
         match self.verb {
             Verb::Init(args) => args.run(&directory),
+            Verb::Doctor(args) => args.run(&directory).await,
             Verb::Build(args) => args.run(&directory).await,
             Verb::Lint(args) => args.run(&directory),
             Verb::Diff(args) => args.run(&directory).await,
