@@ -2,7 +2,7 @@
 //!
 //! `env` reads an environment, `render` makes the files of a release from templates, `lint` checks them offline,
 //! `release` puts them together, `keyring` holds the operator's secrets, `pki` makes the cluster's, `secrets` changes the
-//! operators' own, `publish` signs and uploads, `userdata` is what machines boot with, `status` reads what nodes report,
+//! operators' own, `publish` signs and uploads, `userdata` is what machines boot with, `infra` makes what they run on, `status` reads what nodes report,
 //! `dev` is the embedded default. `cmd` holds one file a verb, `output` writes to the terminal.
 
 #![cfg_attr(
@@ -24,6 +24,7 @@ pub mod engine_version;
 pub mod env;
 pub mod exit;
 pub mod expiry;
+pub mod infra;
 pub mod keyring;
 pub mod lint;
 pub mod output;

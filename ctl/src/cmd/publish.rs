@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
+use shared::names::GroupName;
 
 use super::EnvironmentArg;
 use crate::context::Context;
@@ -35,28 +36,38 @@ impl PublishArgs {
         let choices = Choices {
             allow_empty: self.allow_empty,
         };
-        let plans = plan(&context, &groups, choices)
-            .await
-            .context("nothing was published")?;
-        for made in &plans.made {
-            output::note(format!("keyring: {made}"));
-        }
-        for warning in &plans.warnings {
-            output::note(warning.to_string());
-        }
-        for planned in plans.groups {
-            let group = planned.group().clone();
-            let bar = output::progress(STEPS, group.as_str());
-            let done = planned.publish(&context, &plans.keyring, &bar).await;
-            bar.finish_and_clear();
-            let done = done.with_context(|| format!("group {group} was not published"))?;
-            output::line(said(group.as_str(), &done));
-        }
+        publish_groups(&context, &groups, choices).await?;
         if context.workspace.environment.on_aws() {
             upload_agent(&context, self.agent).await?;
         }
         Ok(Outcome::Done)
     }
+}
+
+/// Publishes what has changed of the groups, and says it.
+pub(super) async fn publish_groups(
+    context: &Context,
+    groups: &[GroupName],
+    choices: Choices,
+) -> anyhow::Result<()> {
+    let plans = plan(context, groups, choices)
+        .await
+        .context("nothing was published")?;
+    for made in &plans.made {
+        output::note(format!("keyring: {made}"));
+    }
+    for warning in &plans.warnings {
+        output::note(warning.to_string());
+    }
+    for planned in plans.groups {
+        let group = planned.group().clone();
+        let bar = output::progress(STEPS, group.as_str());
+        let done = planned.publish(context, &plans.keyring, &bar).await;
+        bar.finish_and_clear();
+        let done = done.with_context(|| format!("group {group} was not published"))?;
+        output::line(said(group.as_str(), &done));
+    }
+    Ok(())
 }
 
 /// Puts the agent that new machines install into the bucket. One that was asked for must be there; a publish by

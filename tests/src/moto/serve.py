@@ -1,0 +1,42 @@
+"""moto's server, with what it answers otherwise than AWS put right: differences that Terraform's provider would report as
+a change to make, again at every plan, or wait for without an end. Nothing is taken away from what moto checks."""
+
+import sys
+
+from moto.autoscaling.models import AutoScalingBackend
+from moto.ec2.models.launch_templates import LaunchTemplate
+from moto.ec2.models.security_groups import SecurityGroupRule
+from moto.server import main
+
+# EC2 keeps the tags of the template itself apart from what the template says of the machines; moto merges them into both.
+_create_version = LaunchTemplate.create_version
+
+
+def create_version(self, data, description):
+    if "TagSpecifications" in data:
+        of_machines = [s for s in data["TagSpecifications"] if s.get("ResourceType") != "launch-template"]
+        data = {**data, "TagSpecifications": of_machines}
+    return _create_version(self, data, description)
+
+
+LaunchTemplate.create_version = create_version
+
+# EC2 gives a rule its description back whatever its source is; moto only where that is a network.
+SecurityGroupRule.description = property(
+    lambda self: self.ip_range.get("Description") or (self.source_group or {}).get("Description")
+)
+
+# Auto-scaling goes on removing machines once they are not protected any more; moto only looks when the size is set.
+_set_instance_protection = AutoScalingBackend.set_instance_protection
+
+
+def set_instance_protection(self, group_name, instance_ids, protected_from_scale_in):
+    _set_instance_protection(self, group_name, instance_ids, protected_from_scale_in)
+    if not protected_from_scale_in:
+        self.set_desired_capacity(group_name, self.autoscaling_groups[group_name].desired_capacity)
+
+
+AutoScalingBackend.set_instance_protection = set_instance_protection
+
+if __name__ == "__main__":
+    sys.exit(main())
