@@ -54,6 +54,13 @@ COPY --from=tools /tools/terraform /tools/kubectl /usr/local/bin/
 COPY --from=build /out/platformctl /usr/local/bin/
 COPY --from=build /out/platform-agent /usr/local/lib/platform/platform-agent
 ENV PLATFORM_AGENT=/usr/local/lib/platform/platform-agent
+# Completions, and a prompt that says which environment this shell works on. bash reads this file where it is interactive.
+RUN platformctl completions bash >/usr/share/bash-completion/completions/platformctl \
+    && kubectl completion bash >/usr/share/bash-completion/completions/kubectl \
+    && printf '%s\n' \
+      '[ -z "${PS1:-}" ] || . /usr/share/bash-completion/bash_completion' \
+      '[ -z "${PLATFORM_ENVIRONMENT:-}" ] || PS1="[$PLATFORM_ENVIRONMENT] \w\$ "' \
+      'complete -C /usr/local/bin/terraform terraform' >>/etc/bash.bashrc
 # Become whoever called run.kube, so that files in the working directory stay theirs; ssh insists on a passwd entry.
 COPY --chmod=0755 <<'EOF' /usr/local/bin/as-caller
 #!/bin/sh

@@ -16,6 +16,7 @@
 pub mod artifact;
 pub mod aws;
 pub mod cmd;
+pub mod confirm;
 pub mod context;
 pub mod dev;
 pub mod diff;
@@ -25,7 +26,9 @@ pub mod env;
 pub mod exit;
 pub mod expiry;
 pub mod infra;
+pub mod instances;
 pub mod keyring;
+pub mod kubeconfig;
 pub mod lint;
 pub mod output;
 mod patient_wrap;
@@ -35,6 +38,7 @@ pub mod release;
 pub mod render;
 pub mod rotate;
 pub mod secrets;
+pub mod ssh;
 pub mod status;
 #[cfg(test)]
 mod testing;

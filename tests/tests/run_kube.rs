@@ -154,6 +154,18 @@ fn names_the_environments_there_are_when_the_file_is_missing() {
 fn refuses_what_is_no_environment_name_or_no_usage() {
     let desk = Desk::new();
     fs::write(desk.path("work/outside.tfvars"), "").unwrap();
+    for refused in [
+        "Dev",
+        "1dev",
+        "dev_2",
+        "dev--2",
+        "dev-",
+        "abcdefghijklmnopqrstuvwxy",
+    ] {
+        let file = desk.path(&format!("work/environments/{refused}.tfvars"));
+        fs::write(file, "").unwrap();
+        assert!(refused.parse::<ctl::env::Name>().is_err(), "{refused}");
+    }
     for arguments in [
         &["-e", "../outside"][..],
         &["-e", ""],
@@ -163,6 +175,13 @@ fn refuses_what_is_no_environment_name_or_no_usage() {
         &["dev"],
         &["-e", "dev", "extra"],
         &["-e", "a b"],
+        // Names that platformctl refuses, with a file or without.
+        &["-e", "Dev"],
+        &["-e", "1dev"],
+        &["-e", "dev_2"],
+        &["-e", "dev--2"],
+        &["-e", "dev-"],
+        &["-e", "abcdefghijklmnopqrstuvwxy"],
     ] {
         let output = desk.run(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
@@ -176,6 +195,42 @@ fn refuses_what_is_no_environment_name_or_no_usage() {
         "docker was asked: {:?}",
         desk.asked()
     );
+}
+
+#[test]
+fn takes_every_name_that_platformctl_takes() {
+    let desk = Desk::new();
+    for name in ["a", "eu-west-1-prod", "d3v", "abcdefghijklmnopqrstuvwx"] {
+        assert!(name.parse::<ctl::env::Name>().is_ok(), "{name}");
+        let file = desk.path(&format!("work/environments/{name}.tfvars"));
+        fs::write(file, "").unwrap();
+        let output = desk.run(&["-e", name]);
+        assert!(output.status.success(), "{name}: {output:?}");
+    }
+}
+
+#[test]
+fn the_shell_in_the_image_completes_what_it_has() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let dockerfile = fs::read_to_string(root.join("Dockerfile")).unwrap();
+    for program in ["platformctl completions bash", "kubectl completion bash"] {
+        assert!(dockerfile.contains(program), "{program}");
+    }
+    for pinned in [
+        "TERRAFORM_VERSION",
+        "TERRAFORM_SHA256",
+        "KUBECTL_VERSION",
+        "KUBECTL_SHA256",
+    ] {
+        let line = dockerfile
+            .lines()
+            .find(|l| l.starts_with(&format!("ARG {pinned}=")));
+        assert!(
+            line.is_some_and(|l| !l.ends_with('=')),
+            "{pinned} is not pinned"
+        );
+    }
+    assert!(dockerfile.contains("sha256sum --check --strict"));
 }
 
 #[test]

@@ -4,19 +4,25 @@ mod apply;
 mod artifacts;
 mod build;
 mod completions;
+mod console;
 mod destroy;
 mod dev;
 mod diff;
 mod doctor;
 mod init;
+mod instances;
+mod kubeconfig;
 mod lint;
 mod plan;
 mod provision;
 mod publish;
 mod refresh;
+mod replace;
 mod rotate;
 mod run;
+mod scale;
 mod secrets;
+mod ssh;
 mod status;
 
 use std::path::PathBuf;
@@ -29,7 +35,7 @@ use crate::exit::Outcome;
 #[derive(Debug, Parser)]
 #[command(name = "platformctl", version, propagate_version = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 it differs (diff, doctor, status)."
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 it differs (diff, doctor, plan, status)."
 )]
 pub struct Cli {
     /// Where environments/, manifests/, cloudinit/ and secrets/ are looked for.
@@ -70,6 +76,18 @@ enum Verb {
     Rotate(rotate::RotateArgs),
     /// Show each node's release, phase, last error and the age of its report.
     Status(status::StatusArgs),
+    /// Show the machines: addresses, state, zone, release and phase.
+    Instances(instances::InstancesArgs),
+    /// Open a shell on a machine, or run a command there.
+    Ssh(ssh::SshArgs),
+    /// Issue a short-lived kubeconfig for an administrator.
+    Kubeconfig(kubeconfig::KubeconfigArgs),
+    /// Show what a machine wrote to its console as it booted.
+    Console(console::ConsoleArgs),
+    /// Change how many machines the compute group has.
+    Scale(scale::ScaleArgs),
+    /// End a machine, so that its group launches another.
+    Replace(replace::ReplaceArgs),
     /// Files of your own that a pod needs, encrypted in the keyring and delivered with the next release.
     Secrets(secrets::SecretsArgs),
     /// Large public files of the machines: kubelet, CNI plugins, platform-agent itself.
@@ -120,6 +138,12 @@ impl Cli {
             Verb::Refresh(args) => args.run(&directory).await,
             Verb::Rotate(args) => args.run(&directory).await,
             Verb::Status(args) => args.run(&directory).await,
+            Verb::Instances(args) => args.run(&directory).await,
+            Verb::Ssh(args) => args.run(&directory).await,
+            Verb::Kubeconfig(args) => args.run(&directory).await,
+            Verb::Console(args) => args.run(&directory).await,
+            Verb::Scale(args) => args.run(&directory).await,
+            Verb::Replace(args) => args.run(&directory).await,
             Verb::Secrets(args) => args.run(&directory).await,
             Verb::Artifacts(args) => args.run(&directory).await,
             Verb::Dev(args) => args.run(&directory).await,

@@ -3,12 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::Args;
 use jiff::Timestamp;
 
 use super::EnvironmentArg;
 use super::build::{RenderedUserData, place, write_manifests, write_user_data};
 use super::doctor::CheckArgs;
+use super::instances::show;
 use super::provision::{
     AgentArg, Applied, ConsentArgs, Ground, converge, described, ground, say, upload_agent,
 };
@@ -19,8 +21,11 @@ use crate::doctor::{Line, Options, Verdict, examine};
 use crate::exit::{Outcome, mistake};
 use crate::infra::{Interrupted, Session, Variables};
 use crate::keyring;
-use crate::output;
+use crate::kubeconfig::{DEFAULT_LIFETIME, issue_admin, write as write_kubeconfig};
+use crate::output::{self, Format};
+use crate::pki::Names;
 use crate::publish::Choices;
+use crate::ssh::{home_directory, install_key};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -48,6 +53,8 @@ impl RunArgs {
         let (variables, rendered) = step(&mut signals, build(&context, agent)).await?;
         step(&mut signals, publish(&context, &rendered)).await?;
         apply(workspace, ground, &variables, &self.consent).await?;
+        step(&mut signals, access(&context)).await?;
+        step(&mut signals, instances(workspace)).await?;
         Ok(Outcome::Done)
     }
 }
@@ -130,6 +137,35 @@ async fn apply(
     }
     say(&session.outputs().await?);
     Ok(())
+}
+
+/// The ssh key and a kubeconfig on this machine.
+async fn access(context: &Context) -> anyhow::Result<()> {
+    let environment = &context.workspace.environment;
+    let keyring = keyring::read_required(context).await?;
+    let pki = keyring.content.pki.as_ref().context("the keyring has no certificates")?;
+    let installed = install_key(environment, &pki.ssh, &home_directory()?)?;
+    let wrote = [
+        (installed.wrote_key, &installed.key),
+        (installed.wrote_config, &installed.config),
+    ];
+    let wrote = wrote.into_iter().filter(|(wrote, _)| *wrote);
+    let wrote = wrote.map(|(_, path)| format!("wrote {}", path.display())).collect();
+    said_each("ssh key", wrote, "nothing to do");
+    let names = Names::of(environment);
+    let issued = issue_admin(pki, &names, DEFAULT_LIFETIME, Timestamp::now())?;
+    let path = context.workspace.state_directory().join("kubeconfig");
+    write_kubeconfig(&path, &issued, false)?;
+    said(
+        "kubeconfig",
+        format!("wrote {} for {}, until {:.0}", path.display(), issued.server, issued.ends),
+    );
+    Ok(())
+}
+
+async fn instances(workspace: &Workspace) -> anyhow::Result<()> {
+    output::line("==> instances");
+    show(workspace, Format::Text).await
 }
 
 fn said(step: &str, what: impl AsRef<str>) {

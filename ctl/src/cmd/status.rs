@@ -10,13 +10,20 @@ use serde_json::{Value, json};
 use shared::names::{GroupName, ReleaseNumber};
 
 use super::EnvironmentArg;
+use crate::aws::Aws;
 use crate::context::Context;
 use crate::exit::Outcome;
 use crate::expiry::{Expiry, expiries};
+use crate::instances::{Instance, instance_of, read_instances};
 use crate::keyring;
 use crate::output::{self, Format};
 use crate::publish::read_published;
 use crate::status::{NodeReport, read_group};
+
+/// How long the machines are waited for.
+const MACHINES_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a machine may take to boot and report.
+const BOOT_SECONDS: i64 = 15 * 60;
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -65,14 +72,16 @@ impl StatusArgs {
         }
         let now = Timestamp::now();
         let expiries = expiries(&keyring.content, &metadata);
+        let silent = silent_machines(&context, &all, now).await;
         match self.output {
             Format::Json => {
                 output::line(serde_json::to_string_pretty(&as_json(
-                    &all, &expiries, now,
+                    &all, &expiries, &silent, now,
                 ))?);
             }
             Format::Text => {
                 all.iter().for_each(|g| show(g, now));
+                silent.iter().for_each(|machine| show_silent(machine, now));
                 show_expiries(&expiries, now);
             }
         }
@@ -82,12 +91,79 @@ impl StatusArgs {
                 .any(|n| n.objection(g.published, now).is_some())
         });
         let runs_out = expiries.iter().any(|e| e.is_soon(now));
-        Ok(if differs || runs_out {
+        let lost = silent.iter().any(|machine| is_late(machine, now));
+        Ok(if differs || runs_out || lost {
             Outcome::Differs
         } else {
             Outcome::Done
         })
     }
+}
+
+/// Machines that EC2 runs and of which there is no report. One request; without an answer, status is what it is.
+async fn silent_machines(
+    context: &Context,
+    groups: &[GroupStatus],
+    now: Timestamp,
+) -> Vec<Instance> {
+    let environment = &context.workspace.environment;
+    if !environment.on_aws() {
+        return Vec::new();
+    }
+    let read = async {
+        let aws = Aws::of(&context.workspace).await?;
+        anyhow::Ok(read_instances(&aws, environment).await?)
+    };
+    let instances = match tokio::time::timeout(MACHINES_DEADLINE, read).await {
+        Ok(Ok(instances)) => instances,
+        Ok(Err(error)) => {
+            tracing::info!("machines that never reported are not shown: {error:#}");
+            return Vec::new();
+        }
+        Err(_) => {
+            tracing::info!(
+                "machines that never reported are not shown: EC2 did not answer in time"
+            );
+            return Vec::new();
+        }
+    };
+    let reported = |instance: &Instance| {
+        let mut nodes = groups.iter().flat_map(|g| &g.nodes);
+        nodes.any(|n| instance_of(&n.node) == instance.id)
+    };
+    let shown = |instance: &Instance| groups.iter().any(|g| g.group.as_str() == instance.group);
+    let mut silent: Vec<Instance> = instances
+        .into_iter()
+        .filter(|i| i.is_running() && shown(i) && !reported(i))
+        .collect();
+    silent.sort_by_key(|i| (!is_late(i, now), i.name.clone(), i.id.clone()));
+    silent
+}
+
+/// Whether a machine had the time to boot and report.
+fn is_late(machine: &Instance, now: Timestamp) -> bool {
+    machine
+        .launched
+        .is_none_or(|at| now.duration_since(at).as_secs() > BOOT_SECONDS)
+}
+
+fn show_silent(machine: &Instance, now: Timestamp) {
+    let since = machine.launched.map_or_else(String::new, |at| {
+        let seconds = now.duration_since(at).as_secs().max(0);
+        format!(
+            ", launched {} ago",
+            output::age(Duration::from_secs(seconds.unsigned_abs()))
+        )
+    });
+    let then = if is_late(machine, now) {
+        format!(": platformctl console {}", machine.id)
+    } else {
+        String::new()
+    };
+    output::line(format!(
+        "{} has never reported{since}{then}",
+        machine.label()
+    ));
 }
 
 /// The first, and every other that is soon.
@@ -164,7 +240,12 @@ fn show(group: &GroupStatus, now: Timestamp) {
     output::line(table.trim_fmt());
 }
 
-fn as_json(groups: &[GroupStatus], expiries: &[Expiry], now: Timestamp) -> Value {
+fn as_json(
+    groups: &[GroupStatus],
+    expiries: &[Expiry],
+    silent: &[Instance],
+    now: Timestamp,
+) -> Value {
     let group = |g: &GroupStatus| {
         let nodes: Vec<Value> = g
             .nodes
@@ -192,5 +273,9 @@ fn as_json(groups: &[GroupStatus], expiries: &[Expiry], now: Timestamp) -> Value
         .map(|e| json!({"what": e.what, "at": e.at, "soon": e.is_soon(now)}))
         .collect();
     let groups: Vec<Value> = groups.iter().map(group).collect();
-    json!({"groups": groups, "expires": expiries})
+    let silent: Vec<Value> = silent
+        .iter()
+        .map(|i| json!({"id": i.id, "name": i.name, "group": i.group, "launched": i.launched, "late": is_late(i, now)}))
+        .collect();
+    json!({"groups": groups, "expires": expiries, "never_reported": silent})
 }

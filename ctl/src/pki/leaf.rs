@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, SanType,
@@ -106,6 +106,19 @@ pub fn issue(
     authority: &Authority,
     now: Timestamp,
 ) -> Result<Certified, PkiError> {
+    issue_for(spec, authority, now, LEAF_LIFE)
+}
+
+/// As [`issue`], for a life of one's own; it never outlives its authority.
+///
+/// # Errors
+/// As [`issue`].
+pub fn issue_for(
+    spec: &LeafSpec,
+    authority: &Authority,
+    now: Timestamp,
+    life: SignedDuration,
+) -> Result<Certified, PkiError> {
     let what = || format!("the certificate {}", spec.name);
     let mut params = CertificateParams::default();
     let mut subject = DistinguishedName::new();
@@ -129,7 +142,7 @@ pub fn issue(
     params.use_authority_key_identifier_extension = true;
     let facts =
         inspect(&authority.certificate).ok_or_else(|| PkiError::Key(authority.name.clone()))?;
-    let ends = (now + LEAF_LIFE).min(facts.not_after);
+    let ends = (now + life).min(facts.not_after);
     let begins = (now - BACKDATE).max(facts.not_before);
     set_validity(&mut params, begins, ends)?;
     let key = KeyPair::generate().map_err(making(what()))?;

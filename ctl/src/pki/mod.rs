@@ -24,7 +24,7 @@ pub use authority::{new_authority, next_generation};
 pub use complete::complete;
 pub use delivery::{Delivery, deliver};
 pub use inspect::{CertificateFacts, Stale, inspect, stale};
-pub use leaf::{LeafSpec, Usage, issue, specs};
+pub use leaf::{LeafSpec, Usage, issue, issue_for, specs};
 pub use material::{new_bootstrap_token, new_encryption_key, new_key_pair};
 pub use names::{API_PORT, Names};
 pub use ssh::new_ssh_key;

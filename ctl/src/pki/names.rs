@@ -43,6 +43,12 @@ impl Names {
         format!("kube.{}", self.zone)
     }
 
+    /// The API server's URL for operators.
+    #[must_use]
+    pub fn public_api_url(&self) -> String {
+        format!("https://{}:{API_PORT}", self.public_api())
+    }
+
     /// The API server's name inside the VPC.
     #[must_use]
     pub fn internal_api(&self) -> String {
