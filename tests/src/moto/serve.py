@@ -6,6 +6,8 @@ import sys
 from moto.autoscaling.models import AutoScalingBackend
 from moto.ec2.models.launch_templates import LaunchTemplate
 from moto.ec2.models.security_groups import SecurityGroupRule
+from moto.s3.models import s3_backends
+from moto.s3.responses import S3Response
 from moto.server import main
 
 # EC2 keeps the tags of the template itself apart from what the template says of the machines; moto merges them into both.
@@ -37,6 +39,20 @@ def set_instance_protection(self, group_name, instance_ids, protected_from_scale
 
 
 AutoScalingBackend.set_instance_protection = set_instance_protection
+
+# S3 refuses whoever expects another owner of a bucket; moto does not look.
+_head_bucket = S3Response.head_bucket
+
+
+def head_bucket(self):
+    expected = self.headers.get("x-amz-expected-bucket-owner")
+    _, owner = s3_backends.bucket_accounts.get(self.bucket_name, (None, expected))
+    if expected and owner != expected:
+        return 403, {}, ""
+    return _head_bucket(self)
+
+
+S3Response.head_bucket = head_bucket
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,6 +1,7 @@
 //! The life of an environment.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use nix::sys::signal::Signal;
 use platform_tests::moto::BUCKET;
@@ -22,7 +23,18 @@ async fn an_empty_account_to_two_groups_and_back() {
     interrupted_apply(&desk);
 
     let done = desk.start_run().end();
-    let done = done.with(0, &["API server: https://kube.example.com:6443"]);
+    let done = done.with(
+        0,
+        &[
+            "API server: https://kube.example.com:6443",
+            "kubeconfig: wrote",
+            "dev-secure|",
+            "dev-compute|",
+        ],
+    );
+    let key = desk.path(".ssh/dev");
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(fs::read_to_string(desk.path(".ssh/config")).unwrap().contains("User core"));
     let made = desk.observe();
     everything_is_there(&made);
     check_roles(&made);
@@ -36,6 +48,7 @@ async fn an_empty_account_to_two_groups_and_back() {
             "buckets: nothing to do",
             "keyring: nothing to do",
             "nothing differs from release 1",
+            "ssh key: nothing to do",
             "nothing to do: the infrastructure is as the environment says",
         ],
     );

@@ -4,6 +4,7 @@
 //! health; what it answers otherwise than AWS is put right in `src/moto/serve.py`, and said there.
 
 mod desk;
+mod files;
 mod iam;
 mod life;
 mod refusals;
