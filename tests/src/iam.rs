@@ -75,15 +75,29 @@ pub fn judge(policies: &[Value], request: &Request) -> anyhow::Result<Decision> 
 
 fn applies(statement: &Value, request: &Request) -> anyhow::Result<bool> {
     let fields = statement.as_object().context("a statement is an object")?;
-    let known = ["Sid", "Effect", "Principal", "Action", "Resource", "Condition"];
+    let known = [
+        "Sid",
+        "Effect",
+        "Principal",
+        "Action",
+        "Resource",
+        "Condition",
+    ];
     if let Some(unknown) = fields.keys().find(|name| !known.contains(&name.as_str())) {
         bail!("this judge does not know {unknown}");
     }
     let action = texts(statement.get("Action").context("a statement has actions")?)?;
-    let resource = texts(statement.get("Resource").context("a statement has resources")?)?;
+    let resource = texts(
+        statement
+            .get("Resource")
+            .context("a statement has resources")?,
+    )?;
     // Actions are compared without case, resources with.
     let asked = request.action.to_lowercase();
-    if !action.iter().any(|pattern| like(&pattern.to_lowercase(), &asked)) {
+    if !action
+        .iter()
+        .any(|pattern| like(&pattern.to_lowercase(), &asked))
+    {
         return Ok(false);
     }
     let mut matched = false;
@@ -110,15 +124,12 @@ fn applies(statement: &Value, request: &Request) -> anyhow::Result<bool> {
 }
 
 /// One operator on one key: any of the values will do.
-fn holds(
-    operator: &str,
-    key: &str,
-    values: &[String],
-    request: &Request,
-) -> anyhow::Result<bool> {
+fn holds(operator: &str, key: &str, values: &[String], request: &Request) -> anyhow::Result<bool> {
     let asked = request.context.get(&key.to_lowercase());
     if operator == "Null" {
-        return Ok(values.iter().any(|v| v == if asked.is_none() { "true" } else { "false" }));
+        return Ok(values
+            .iter()
+            .any(|v| v == if asked.is_none() { "true" } else { "false" }));
     }
     let mut patterns = Vec::new();
     for value in values {
@@ -157,7 +168,10 @@ fn like(pattern: &str, text: &str) -> bool {
         None => text.is_empty(),
         Some('*') => {
             let rest = &pattern[1..];
-            text.char_indices().map(|(at, _)| at).chain([text.len()]).any(|at| like(rest, &text[at..]))
+            text.char_indices()
+                .map(|(at, _)| at)
+                .chain([text.len()])
+                .any(|at| like(rest, &text[at..]))
         }
         Some(wanted) => text.chars().next().is_some_and(|found| {
             (wanted == '?' || wanted == found)
@@ -200,15 +214,24 @@ mod tests {
         let is = |request: &Request| judge(&policy(), request).unwrap();
         let get = Request::new("s3:getobject", "arn:aws:s3:::b/a/x");
         assert_eq!(is(&get), Decision::Allowed);
-        assert_eq!(is(&get.clone().with("aws:securetransport", "false")), Decision::Denied);
-        assert_eq!(is(&Request::new("s3:GetObject", "arn:aws:s3:::b/A/x")), Decision::NotAllowed);
+        assert_eq!(
+            is(&get.clone().with("aws:securetransport", "false")),
+            Decision::Denied
+        );
+        assert_eq!(
+            is(&Request::new("s3:GetObject", "arn:aws:s3:::b/A/x")),
+            Decision::NotAllowed
+        );
         let put = Request::new("s3:PutObject", "arn:aws:s3:::b/me.json");
         assert_eq!(is(&put), Decision::NotAllowed, "no aws:userid, no match");
         assert_eq!(is(&put.clone().with("aws:userid", "me")), Decision::Allowed);
         assert_eq!(is(&put.with("aws:userid", "you")), Decision::NotAllowed);
         let decrypt = Request::new("kms:Decrypt", "key");
         assert_eq!(is(&decrypt), Decision::NotAllowed);
-        assert_eq!(is(&decrypt.with("kms:EncryptionContext:group", "y")), Decision::Allowed);
+        assert_eq!(
+            is(&decrypt.with("kms:EncryptionContext:group", "y")),
+            Decision::Allowed
+        );
     }
 
     #[test]
@@ -216,7 +239,10 @@ mod tests {
         let request = Request::new("a:b", "c").with("k", "v");
         let all = |more: Value| {
             let mut statement = json!({"Effect": "Allow", "Action": "*", "Resource": "*"});
-            statement.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            statement
+                .as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
             judge(&[json!({"Statement": statement})], &request)
         };
         assert!(all(json!({})).is_ok());

@@ -43,7 +43,9 @@ impl DestroyArgs {
             let planned = session.plan(Goal::Destroyed).await?;
             output::line(planned.plan.to_string());
             let why = match self.buckets {
-                true => "everything above is destroyed, and both buckets with the keyring and every backup",
+                true => {
+                    "everything above is destroyed, and both buckets with the keyring and every backup"
+                }
                 false => "everything above is destroyed; the buckets stay",
             };
             let nothing = planned.plan.is_empty() && !self.buckets;
@@ -52,7 +54,10 @@ impl DestroyArgs {
             }
             if !planned.plan.is_empty() {
                 session.apply(planned).await?;
-                output::line(format!("destroyed the infrastructure of {}", workspace.name));
+                output::line(format!(
+                    "destroyed the infrastructure of {}",
+                    workspace.name
+                ));
             }
         } else {
             output::line("nothing to destroy: there is no state");

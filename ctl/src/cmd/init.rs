@@ -36,7 +36,11 @@ impl InitArgs {
             .iter()
             .map(|(p, t)| (format!("terraform/{p}"), *t));
         let environments = ENVIRONMENTS.iter().map(|(p, t)| ((*p).to_owned(), *t));
-        let files: Vec<(String, &str)> = environments.chain(manifests).chain(cloudinit).chain(terraform).collect();
+        let files: Vec<(String, &str)> = environments
+            .chain(manifests)
+            .chain(cloudinit)
+            .chain(terraform)
+            .collect();
         let there: Vec<&str> = files
             .iter()
             .filter(|(p, _)| directory.join(p).exists())

@@ -36,10 +36,8 @@ impl InstancesArgs {
 /// Shows the machines of an environment.
 pub(super) async fn show(workspace: &Workspace, format: Format) -> anyhow::Result<()> {
     let aws = Aws::of(workspace).await?;
-    let (fleet, reports) = tokio::join!(
-        read_fleet(&aws, &workspace.environment),
-        reports(workspace)
-    );
+    let (fleet, reports) =
+        tokio::join!(read_fleet(&aws, &workspace.environment), reports(workspace));
     let fleet = fleet?;
     match format {
         Format::Json => output::line(serde_json::to_string_pretty(&as_json(

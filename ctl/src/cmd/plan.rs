@@ -12,7 +12,9 @@ use crate::infra::{Goal, Session, for_destroy};
 use crate::output::{self, Format};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 nothing to do, 1 failed, 2 usage or configuration, 3 an apply would change something.")]
+#[command(
+    after_help = "Exit codes: 0 nothing to do, 1 failed, 2 usage or configuration, 3 an apply would change something."
+)]
 pub(super) struct PlanArgs {
     #[command(flatten)]
     environment: EnvironmentArg,
@@ -37,7 +39,10 @@ impl PlanArgs {
         let (variables, goal) = if self.destroy {
             (for_destroy(workspace)?, Goal::Destroyed)
         } else {
-            (described(&context, self.agent.agent).await?.0, Goal::AsDescribed)
+            (
+                described(&context, self.agent.agent).await?.0,
+                Goal::AsDescribed,
+            )
         };
         let mut session = Session::open(workspace, ground.engine, &variables).await?;
         let planned = session.plan(goal).await?;

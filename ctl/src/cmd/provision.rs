@@ -53,7 +53,10 @@ pub(super) struct Ground {
 }
 
 /// Everything that can be wrong before anything is changed: the engine, the account, the buckets.
-pub(super) async fn ground(workspace: &Workspace, named: Option<&PathBuf>) -> anyhow::Result<Ground> {
+pub(super) async fn ground(
+    workspace: &Workspace,
+    named: Option<&PathBuf>,
+) -> anyhow::Result<Ground> {
     let aws = Aws::of(workspace).await?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let engine = find_engine(named.map(PathBuf::as_path), &path)
@@ -98,9 +101,11 @@ pub(super) async fn described(
 ) -> anyhow::Result<(Variables, RenderedUserData)> {
     let workspace = &context.workspace;
     let keyring = keyring::read_required(context).await?;
-    let pki = keyring.content.pki.as_ref().context(
-        "the keyring has no ssh key yet: `platformctl publish` makes it",
-    )?;
+    let pki = keyring
+        .content
+        .pki
+        .as_ref()
+        .context("the keyring has no ssh key yet: `platformctl publish` makes it")?;
     let rendered = render_user_data(workspace, &workspace.groups, agent).await?;
     let variables = variables(workspace, &pki.ssh.public, &rendered.texts)?;
     Ok((variables, rendered))
@@ -202,7 +207,9 @@ pub(super) async fn upload_agent(
     let agent = &rendered.agent;
     if agent.upload_if_needed(context.store.as_ref()).await? {
         let digest = agent.sha256.short();
-        output::line(format!("agent: put {digest} into the bucket, for new machines"));
+        output::line(format!(
+            "agent: put {digest} into the bucket, for new machines"
+        ));
     }
     Ok(())
 }

@@ -74,7 +74,9 @@ async fn doctor(workspace: &Workspace, options: &Options) -> anyhow::Result<()> 
     let report = examine(workspace, options).await;
     if report.has_failed() {
         output::line(report.text());
-        return Err(mistake("doctor: see above what to mend; nothing was changed"));
+        return Err(mistake(
+            "doctor: see above what to mend; nothing was changed",
+        ));
     }
     let warns = |line: &&Line| line.verdict == Verdict::Warn;
     let warnings: Vec<&Line> = report.lines.iter().filter(warns).collect();
@@ -82,21 +84,30 @@ async fn doctor(workspace: &Workspace, options: &Options) -> anyhow::Result<()> 
         let fix = line.fix.as_deref().unwrap_or_default();
         output::note(format!("doctor: {}: {} ({fix})", line.check, line.says));
     }
-    said("doctor", match warnings.len() {
-        0 => "all is well".to_owned(),
-        n => format!("nothing fails, {n} warning(s)"),
-    });
+    said(
+        "doctor",
+        match warnings.len() {
+            0 => "all is well".to_owned(),
+            n => format!("nothing fails, {n} warning(s)"),
+        },
+    );
     Ok(())
 }
 
 async fn buckets(ground: &Ground, workspace: &Workspace) -> anyhow::Result<()> {
-    let done = ground.survey.mend(&ground.aws, &workspace.environment).await?;
+    let done = ground
+        .survey
+        .mend(&ground.aws, &workspace.environment)
+        .await?;
     said_each("buckets", done, "nothing to do, both are as they must be");
     Ok(())
 }
 
 async fn keyring(context: &Context) -> anyhow::Result<()> {
-    let changes = keyring::draft(context, Timestamp::now()).await?.changes().to_vec();
+    let changes = keyring::draft(context, Timestamp::now())
+        .await?
+        .changes()
+        .to_vec();
     if !changes.is_empty() {
         keyring::read_or_create(context).await?;
     }
@@ -114,7 +125,10 @@ async fn build(
     let (variables, rendered) = described(context, agent).await?;
     write_user_data(&rendered.texts, &out)?;
     let number = files.len() + rendered.texts.len();
-    said("build", format!("wrote {number} files below {}", out.display()));
+    said(
+        "build",
+        format!("wrote {number} files below {}", out.display()),
+    );
     Ok((variables, rendered))
 }
 
@@ -143,14 +157,20 @@ async fn apply(
 async fn access(context: &Context) -> anyhow::Result<()> {
     let environment = &context.workspace.environment;
     let keyring = keyring::read_required(context).await?;
-    let pki = keyring.content.pki.as_ref().context("the keyring has no certificates")?;
+    let pki = keyring
+        .content
+        .pki
+        .as_ref()
+        .context("the keyring has no certificates")?;
     let installed = install_key(environment, &pki.ssh, &home_directory()?)?;
     let wrote = [
         (installed.wrote_key, &installed.key),
         (installed.wrote_config, &installed.config),
     ];
     let wrote = wrote.into_iter().filter(|(wrote, _)| *wrote);
-    let wrote = wrote.map(|(_, path)| format!("wrote {}", path.display())).collect();
+    let wrote = wrote
+        .map(|(_, path)| format!("wrote {}", path.display()))
+        .collect();
     said_each("ssh key", wrote, "nothing to do");
     let names = Names::of(environment);
     let issued = issue_admin(pki, &names, DEFAULT_LIFETIME, Timestamp::now())?;
@@ -158,7 +178,12 @@ async fn access(context: &Context) -> anyhow::Result<()> {
     write_kubeconfig(&path, &issued, false)?;
     said(
         "kubeconfig",
-        format!("wrote {} for {}, until {:.0}", path.display(), issued.server, issued.ends),
+        format!(
+            "wrote {} for {}, until {:.0}",
+            path.display(),
+            issued.server,
+            issued.ends
+        ),
     );
     Ok(())
 }

@@ -41,13 +41,17 @@ impl RunDirectory {
         let files = files_for(&workspace.directory)?;
         let backend = backend(&workspace.environment)?;
         let path = std::path::absolute(workspace.state_directory().join("terraform"))?;
-        std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        std::fs::create_dir_all(&path)
+            .with_context(|| format!("cannot make {}", path.display()))?;
         let lock = take(&path)?;
         clear(&path, &files)?;
         for (name, bytes) in &files {
             write(&path.join(name), bytes)?;
         }
-        write(&path.join(VARIABLES), &serde_json::to_vec_pretty(variables)?)?;
+        write(
+            &path.join(VARIABLES),
+            &serde_json::to_vec_pretty(variables)?,
+        )?;
         write(&path.join(BACKEND), &serde_json::to_vec_pretty(&backend)?)?;
         Ok(Self { path, lock })
     }
@@ -78,7 +82,10 @@ fn backend(environment: &Environment) -> anyhow::Result<Value> {
         "use_lockfile": true,
     });
     if let (Some(url), Some(settings)) = (endpoint(environment), settings.as_object_mut()) {
-        settings.insert("endpoints".to_owned(), json!({"s3": url, "sts": url, "iam": url}));
+        settings.insert(
+            "endpoints".to_owned(),
+            json!({"s3": url, "sts": url, "iam": url}),
+        );
         settings.insert("use_path_style".to_owned(), json!(true));
     }
     Ok(settings)
@@ -87,7 +94,10 @@ fn backend(environment: &Environment) -> anyhow::Result<Value> {
 /// The state's key in its bucket.
 #[must_use]
 pub(super) fn state_key(environment: &Environment) -> String {
-    format!("{}/{}/terraform.tfstate", environment.region, environment.name)
+    format!(
+        "{}/{}/terraform.tfstate",
+        environment.region, environment.name
+    )
 }
 
 fn take(directory: &Path) -> anyhow::Result<Flock<File>> {

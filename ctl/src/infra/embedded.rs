@@ -59,7 +59,9 @@ pub(super) fn files_for(directory: &Path) -> anyhow::Result<BTreeMap<String, Vec
 
 /// Whether the engine reads a file of that name by itself.
 pub(super) fn is_configuration(path: &str) -> bool {
-    [".tf", ".tf.json", ".tofu", ".tofu.json"].iter().any(|end| path.ends_with(end))
+    [".tf", ".tf.json", ".tofu", ".tofu.json"]
+        .iter()
+        .any(|end| path.ends_with(end))
 }
 
 /// Hidden files, values and states are somebody's own runs, not configuration.
@@ -87,8 +89,8 @@ fn read_below(
         if path.is_dir() {
             read_below(&path, &format!("{prefix}{name}/"), into)?;
         } else {
-            let bytes = std::fs::read(&path)
-                .with_context(|| format!("cannot read {}", path.display()))?;
+            let bytes =
+                std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
             into.insert(format!("{prefix}{name}"), bytes);
         }
     }

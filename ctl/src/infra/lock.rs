@@ -24,7 +24,9 @@ pub fn read_held_lock(summary: &str, detail: &str) -> Option<HeldLock> {
     }
     let (_, info) = detail.split_once("Lock Info:")?;
     let field = |name: &str| {
-        let value = info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
+        let value = info
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
         value.map(|v| v.trim().to_owned()).unwrap_or_default()
     };
     let lock = HeldLock {
@@ -80,7 +82,10 @@ mod tests {
             lock.to_string(),
             "the state is locked by alice@desk (apply) since 2026-11-22 20:00:00 +0000 UTC, lock d2a2"
         );
-        assert_eq!(read_held_lock("Error acquiring the state lock", "no connection"), None);
+        assert_eq!(
+            read_held_lock("Error acquiring the state lock", "no connection"),
+            None
+        );
         assert_eq!(read_held_lock("Invalid value", DETAIL), None);
     }
 }

@@ -9,9 +9,17 @@ pub(super) enum Event {
     /// A resource is being worked on.
     Started { address: String, action: String },
     /// It still is, after so many seconds.
-    Progress { address: String, action: String, seconds: u64 },
+    Progress {
+        address: String,
+        action: String,
+        seconds: u64,
+    },
     /// It is done.
-    Done { address: String, action: String, seconds: u64 },
+    Done {
+        address: String,
+        action: String,
+        seconds: u64,
+    },
     /// It failed; a diagnostic says why.
     Failed { address: String, action: String },
     /// A mistake or a warning.
@@ -67,8 +75,16 @@ pub(super) fn read(line: &str) -> Option<Event> {
     let seconds = hook.elapsed_seconds as u64;
     match line.kind.as_str() {
         "apply_start" => Some(Event::Started { address, action }),
-        "apply_progress" => Some(Event::Progress { address, action, seconds }),
-        "apply_complete" => Some(Event::Done { address, action, seconds }),
+        "apply_progress" => Some(Event::Progress {
+            address,
+            action,
+            seconds,
+        }),
+        "apply_complete" => Some(Event::Done {
+            address,
+            action,
+            seconds,
+        }),
         "apply_errored" => Some(Event::Failed { address, action }),
         _ => None,
     }
@@ -83,11 +99,19 @@ impl Diagnostic {
 
     /// In one paragraph: what, on which resource, and the engine's own words.
     pub(super) fn text(&self) -> String {
-        let place = self.address.as_ref().map(|a| format!("{a}: ")).unwrap_or_default();
+        let place = self
+            .address
+            .as_ref()
+            .map(|a| format!("{a}: "))
+            .unwrap_or_default();
         let detail = self.detail.trim();
         match detail.is_empty() {
             true => format!("{place}{}", self.summary),
-            false => format!("{place}{}: {}", self.summary, detail.replace('\n', "\n    ")),
+            false => format!(
+                "{place}{}: {}",
+                self.summary,
+                detail.replace('\n', "\n    ")
+            ),
         }
     }
 }

@@ -114,7 +114,10 @@ impl Plan {
     /// What would put the secure group at risk, a line each.
     #[must_use]
     pub fn dangers(&self) -> Vec<&str> {
-        self.changes.iter().filter_map(|c| c.danger.as_deref()).collect()
+        self.changes
+            .iter()
+            .filter_map(|c| c.danger.as_deref())
+            .collect()
     }
 }
 
@@ -202,7 +205,8 @@ fn differing(difference: &Difference) -> Vec<String> {
     let after = difference.after.as_ref().unwrap_or(&empty);
     let unknown = |name: &str| !is_plain(&difference.after_unknown, name);
     let secret = |name: &str| {
-        !is_plain(&difference.before_sensitive, name) || !is_plain(&difference.after_sensitive, name)
+        !is_plain(&difference.before_sensitive, name)
+            || !is_plain(&difference.after_sensitive, name)
     };
     let mut known = Vec::new();
     let mut later = Vec::new();
@@ -273,18 +277,26 @@ fn danger(resource: &ResourceChange, kind: ChangeKind, environment: &str) -> Opt
                 .filter(|name| number(after, name) < number(before, name))
                 .map(|name| format!("{name} {} → {}", number(before, name), number(after, name)))
                 .collect();
-            return (!shrunk.is_empty())
-                .then(|| format!("the secure group {secure} becomes smaller ({})", shrunk.join(", ")));
+            return (!shrunk.is_empty()).then(|| {
+                format!(
+                    "the secure group {secure} becomes smaller ({})",
+                    shrunk.join(", ")
+                )
+            });
         }
     };
     match resource.kind.as_str() {
-        "aws_autoscaling_group" if named.as_deref() == Some(&secure) => {
-            Some(format!("the secure group {secure} is {goes}, with every etcd member"))
-        }
-        "aws_subnet" if tagged.as_deref() == Some(&secure) => {
-            Some(format!("{} is {goes}, and the secure machines in it end", resource.address))
-        }
-        "aws_vpc" => Some(format!("{} is {goes}, and every machine with it", resource.address)),
+        "aws_autoscaling_group" if named.as_deref() == Some(&secure) => Some(format!(
+            "the secure group {secure} is {goes}, with every etcd member"
+        )),
+        "aws_subnet" if tagged.as_deref() == Some(&secure) => Some(format!(
+            "{} is {goes}, and the secure machines in it end",
+            resource.address
+        )),
+        "aws_vpc" => Some(format!(
+            "{} is {goes}, and every machine with it",
+            resource.address
+        )),
         _ => None,
     }
 }

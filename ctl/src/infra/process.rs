@@ -107,7 +107,9 @@ fn fresh(path: &Path) -> anyhow::Result<File> {
 fn tail(text: &str) -> String {
     let text = text.trim();
     let from = text.len().saturating_sub(SHOWN);
-    let from = (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let from = (from..text.len())
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0);
     text.get(from..).unwrap_or_default().to_owned()
 }
 
@@ -132,8 +134,13 @@ impl Follower {
 
     /// Every whole line since the last call.
     fn each(&mut self, line: &mut impl FnMut(&str)) -> anyhow::Result<()> {
-        self.file.seek(SeekFrom::Start(self.at)).context("cannot follow the engine's log")?;
-        let read = self.file.read_to_end(&mut self.rest).context("cannot follow the engine's log")?;
+        self.file
+            .seek(SeekFrom::Start(self.at))
+            .context("cannot follow the engine's log")?;
+        let read = self
+            .file
+            .read_to_end(&mut self.rest)
+            .context("cannot follow the engine's log")?;
         self.at += u64::try_from(read).unwrap_or(0);
         while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
             let whole: Vec<u8> = self.rest.drain(..=end).collect();
@@ -166,7 +173,9 @@ mod tests {
         let mut seen = Vec::new();
         for part in ["one\ntw", "o\nthr"] {
             file.write_all(part.as_bytes()).unwrap();
-            follower.each(&mut |line: &str| seen.push(line.to_owned())).unwrap();
+            follower
+                .each(&mut |line: &str| seen.push(line.to_owned()))
+                .unwrap();
         }
         assert_eq!(seen, ["one", "two"]);
         follower.last(&mut |line: &str| seen.push(line.to_owned()));
@@ -195,7 +204,10 @@ mod tests {
         .await
         .unwrap();
         assert_eq!(seen, ["one", "two"]);
-        assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(3), "wrong"));
+        assert_eq!(
+            (ended.status.code(), ended.stderr.as_str()),
+            (Some(3), "wrong")
+        );
         assert!(!ended.interrupted);
     }
 }

@@ -118,7 +118,17 @@ impl Session {
         };
         let backend = format!("-backend-config={BACKEND}");
         let ended = session
-            .run("init", &["init", "-input=false", "-no-color", "-reconfigure", &backend], |_| {})
+            .run(
+                "init",
+                &[
+                    "init",
+                    "-input=false",
+                    "-no-color",
+                    "-reconfigure",
+                    &backend,
+                ],
+                |_| {},
+            )
             .await?;
         session.judge(&ended, "prepare its run", Vec::new())?;
         Ok(session)
@@ -145,7 +155,9 @@ impl Session {
         self.judge(&ended, "plan", diagnostics)?;
         let mut shown = String::new();
         let ended = self
-            .run("show", &["show", "-json", PLAN], |line| shown.push_str(line))
+            .run("show", &["show", "-json", PLAN], |line| {
+                shown.push_str(line)
+            })
             .await?;
         self.judge(&ended, "show its plan", Vec::new())?;
         let plan = Plan::read(shown.as_bytes(), &self.environment)?;
@@ -160,13 +172,15 @@ impl Session {
         let mut progress = Progress::new(planned.plan.changes.len());
         let mut diagnostics = Vec::new();
         let ended = self
-            .run("apply", &["apply", "-json", "-input=false", PLAN], |line| {
-                match log::read(line) {
+            .run(
+                "apply",
+                &["apply", "-json", "-input=false", PLAN],
+                |line| match log::read(line) {
                     Some(Event::Diagnostic(diagnostic)) => diagnostics.push(diagnostic),
                     Some(event) => progress.show(&event),
                     None => {}
-                }
-            })
+                },
+            )
             .await;
         progress.finish();
         self.judge(&ended?, "apply its plan", diagnostics)
@@ -184,7 +198,12 @@ impl Session {
         self.judge(&ended, "read the state", Vec::new())?;
         let values: BTreeMap<String, OutputValue> =
             serde_json::from_str(&text).context("the outputs cannot be read")?;
-        Ok(Outputs(values.into_iter().map(|(name, output)| (name, output.value)).collect()))
+        Ok(Outputs(
+            values
+                .into_iter()
+                .map(|(name, output)| (name, output.value))
+                .collect(),
+        ))
     }
 
     /// Releases a lock whose holder has died.
@@ -192,7 +211,9 @@ impl Session {
     /// # Errors
     /// A lock with another id, or none.
     pub async fn release_lock(&mut self, id: &str) -> anyhow::Result<()> {
-        let ended = self.run("unlock", &["force-unlock", "-force", id], |_| {}).await?;
+        let ended = self
+            .run("unlock", &["force-unlock", "-force", id], |_| {})
+            .await?;
         self.judge(&ended, "release the lock", Vec::new())
     }
 
@@ -222,9 +243,16 @@ impl Session {
             command.env("AWS_PROFILE", profile);
         }
         let lock = self.run.lock().context("cannot pass the run's lock on")?;
-        follow(command, self.run.path(), name, lock, &mut self.signals, line)
-            .await
-            .with_context(|| format!("{} failed to {name}", self.engine.program.display()))
+        follow(
+            command,
+            self.run.path(),
+            name,
+            lock,
+            &mut self.signals,
+            line,
+        )
+        .await
+        .with_context(|| format!("{} failed to {name}", self.engine.program.display()))
     }
 
     fn judge(
@@ -244,7 +272,9 @@ impl Session {
         if ended.status.success() {
             return Ok(());
         }
-        let locked = errors.iter().find_map(|e| read_held_lock(&e.summary, &e.detail));
+        let locked = errors
+            .iter()
+            .find_map(|e| read_held_lock(&e.summary, &e.detail));
         if let Some(lock) = locked {
             return Err(anyhow!(Locked {
                 lock,

@@ -6,6 +6,7 @@ import sys
 from moto.autoscaling.models import AutoScalingBackend
 from moto.ec2.models.launch_templates import LaunchTemplate
 from moto.ec2.models.security_groups import SecurityGroupRule
+from moto.iam.access_control import IAMPolicyStatement, PermissionResult
 from moto.s3.models import s3_backends
 from moto.s3.responses import S3Response
 from moto.server import main
@@ -53,6 +54,29 @@ def head_bucket(self):
 
 
 S3Response.head_bucket = head_bucket
+
+# S3's answer is called VersioningConfiguration; boto3 does not mind another name, the SDK for Rust does.
+def get_bucket_versioning(self):
+    status = self.backend.get_bucket_versioning(self.bucket_name)
+    status = f"<Status>{status}</Status>" if status else ""
+    namespace = "http://s3.amazonaws.com/doc/2006-03-01/"
+    return 200, {"content-type": "application/xml"}, f'<VersioningConfiguration xmlns="{namespace}">{status}</VersioningConfiguration>'
+
+
+S3Response.get_bucket_versioning = get_bucket_versioning
+
+# A statement whose conditions do not hold says nothing; moto lets it deny, and knows few conditions. What ours mean is judged
+# by src/iam.rs.
+_is_action_permitted = IAMPolicyStatement.is_action_permitted
+
+
+def is_action_permitted(self, *arguments, **named):
+    if "Condition" in self._statement:
+        return PermissionResult.NEUTRAL
+    return _is_action_permitted(self, *arguments, **named)
+
+
+IAMPolicyStatement.is_action_permitted = is_action_permitted
 
 if __name__ == "__main__":
     sys.exit(main())

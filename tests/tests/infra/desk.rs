@@ -20,7 +20,7 @@ import boto3
 endpoint, region = sys.argv[1:3]
 client = lambda service: boto3.client(service, endpoint_url=endpoint, region_name=region)
 client("route53").create_hosted_zone(Name="example.com", CallerReference="test")
-key = client("kms").create_key()["KeyMetadata"]["KeyId"]
+key = client("kms").create_key(KeyUsage="ENCRYPT_DECRYPT", KeySpec="SYMMETRIC_DEFAULT")["KeyMetadata"]["KeyId"]
 images = client("ec2").describe_images(Filters=[{"Name": "architecture", "Values": ["x86_64"]}])["Images"]
 print(json.dumps({"key": key, "image": next(i["ImageId"] for i in images if i["State"] == "available")}))
 "#;
@@ -108,8 +108,8 @@ impl Desk {
         let mut command = platformctl(self.directory.path());
         with_credentials(&mut command, self.directory.path());
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let places = std::iter::once(self.terraform.directory.clone())
-            .chain(std::env::split_paths(&path));
+        let places =
+            std::iter::once(self.terraform.directory.clone()).chain(std::env::split_paths(&path));
         command
             .args(arguments)
             .args(["-e", "dev"])
@@ -146,7 +146,10 @@ impl Desk {
     pub(crate) fn observe(&self) -> Value {
         let mut command = Command::new(&self.python);
         command
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/infra/observe.py"))
+            .arg(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/tests/infra/observe.py"
+            ))
             .args([&self.moto.endpoint(), REGION]);
         with_credentials(&mut command, self.directory.path());
         parsed(&mut command)

@@ -20,7 +20,12 @@ impl Role<'_> {
     fn may(&self, wanted: bool, request: Request) {
         let request = request.with("aws:userid", ME);
         let decision = judge(self.policies, &request).unwrap();
-        assert_eq!(decision == Decision::Allowed, wanted, "{}: {request:?}", self.group);
+        assert_eq!(
+            decision == Decision::Allowed,
+            wanted,
+            "{}: {request:?}",
+            self.group
+        );
     }
 
     #[track_caller]
@@ -45,10 +50,16 @@ pub(crate) fn check_roles(seen: &Value) {
         let found = &seen["roles"][format!("kube-dev-{group}")];
         assert_eq!(found["attached"], json!([]), "nothing but its own policy");
         assert_eq!(found["profiles"], json!([format!("kube-dev-{group}")]));
-        assert_eq!(found["trust"]["Statement"][0]["Principal"], json!({"Service": "ec2.amazonaws.com"}));
+        assert_eq!(
+            found["trust"]["Statement"][0]["Principal"],
+            json!({"Service": "ec2.amazonaws.com"})
+        );
         let policies = found["policies"].as_array().unwrap();
         let statements = policies[0]["Statement"].as_array().unwrap();
-        let unwrap = statements.iter().find(|s| s["Action"] == "kms:Decrypt").unwrap();
+        let unwrap = statements
+            .iter()
+            .find(|s| s["Action"] == "kms:Decrypt")
+            .unwrap();
         check(&Role {
             group,
             other,
@@ -66,11 +77,31 @@ fn check(role: &Role<'_>) {
     for (key, read, write) in [
         ("operator/keyring.json".to_owned(), false, false),
         ("bootstrap/ab.platform-agent".to_owned(), true, false),
-        (format!("groups/{group}/metadata/timestamp.json"), true, false),
-        (format!("groups/{group}/targets/ab.release-1.bundle"), true, false),
-        (format!("groups/{other}/metadata/timestamp.json"), false, false),
-        (format!("groups/{other}/targets/ab.release-1.bundle"), false, false),
-        (format!("groups/{group}2/metadata/timestamp.json"), false, false),
+        (
+            format!("groups/{group}/metadata/timestamp.json"),
+            true,
+            false,
+        ),
+        (
+            format!("groups/{group}/targets/ab.release-1.bundle"),
+            true,
+            false,
+        ),
+        (
+            format!("groups/{other}/metadata/timestamp.json"),
+            false,
+            false,
+        ),
+        (
+            format!("groups/{other}/targets/ab.release-1.bundle"),
+            false,
+            false,
+        ),
+        (
+            format!("groups/{group}2/metadata/timestamp.json"),
+            false,
+            false,
+        ),
         (own.clone(), true, true),
         (sister, true, false),
         (format!("nodes/{other}/{ME}.json"), false, false),
@@ -81,7 +112,12 @@ fn check(role: &Role<'_>) {
     ] {
         role.object(read, "s3:GetObject", &key);
         role.object(write, "s3:PutObject", &key);
-        for never in ["s3:DeleteObject", "s3:DeleteObjectVersion", "s3:GetObjectVersion", "s3:PutObjectAcl"] {
+        for never in [
+            "s3:DeleteObject",
+            "s3:DeleteObjectVersion",
+            "s3:GetObjectVersion",
+            "s3:PutObjectAcl",
+        ] {
             role.object(false, never, &key);
         }
     }
@@ -93,7 +129,8 @@ fn check(role: &Role<'_>) {
     role.may(secure, list("etcd/1/"));
     role.may(false, Request::new("s3:ListBucket", BUCKET));
     role.may(false, Request::new("s3:PutBucketPolicy", BUCKET));
-    let elsewhere = format!("arn:aws:s3:::example-prod-secrets/groups/{group}/metadata/timestamp.json");
+    let elsewhere =
+        format!("arn:aws:s3:::example-prod-secrets/groups/{group}/metadata/timestamp.json");
     role.may(false, Request::new("s3:GetObject", &elsewhere));
 
     role.may(true, role.decrypt(Some("dev"), Some(group)));
@@ -106,13 +143,59 @@ fn check(role: &Role<'_>) {
     let mut other_key = role.decrypt(Some("dev"), Some(group));
     other_key.resource.push('0');
     role.may(false, other_key);
-    for never in ["kms:Encrypt", "kms:GenerateDataKey", "kms:ReEncryptFrom", "kms:CreateGrant", "kms:PutKeyPolicy"] {
+    for never in [
+        "kms:Encrypt",
+        "kms:GenerateDataKey",
+        "kms:ReEncryptFrom",
+        "kms:CreateGrant",
+        "kms:PutKeyPolicy",
+    ] {
         let mut request = role.decrypt(Some("dev"), Some(group));
         request.action = never.to_owned();
         role.may(false, request);
     }
     role.may(secure, Request::new("ec2:DescribeInstances", "*"));
-    for never in ["ec2:TerminateInstances", "ec2:RunInstances", "iam:PassRole", "sts:AssumeRole", "autoscaling:SetDesiredCapacity"] {
+    for never in [
+        "ec2:TerminateInstances",
+        "ec2:RunInstances",
+        "iam:PassRole",
+        "sts:AssumeRole",
+        "autoscaling:SetDesiredCapacity",
+    ] {
         role.may(false, Request::new(never, "*"));
+    }
+}
+
+/// What the secrets bucket's own policy refuses to everybody.
+pub(crate) fn check_bucket(seen: &Value) {
+    let policy = [seen["buckets"]["example-dev-secrets"]["policy"].clone()];
+    let denied = |request: &Request| judge(&policy, request).unwrap() == Decision::Denied;
+    let put = |key: &str| {
+        Request::new("s3:PutObject", &format!("{BUCKET}/{key}"))
+            .with("aws:SecureTransport", "true")
+            .with("s3:ObjectCreationOperation", "true")
+    };
+    for once in [
+        "bootstrap/ab.platform-agent",
+        "groups/secure/targets/ab.release-1.bundle",
+        "groups/compute/metadata/2.root.json",
+        "groups/compute/metadata/2.targets.json",
+        "etcd/1/cluster.json",
+    ] {
+        assert!(denied(&put(once)), "{once}");
+        assert!(!denied(&put(once).with("s3:if-none-match", "*")), "{once}");
+        let part = put(once).with("s3:ObjectCreationOperation", "false");
+        assert!(!denied(&part), "a part of {once}");
+    }
+    for often in [
+        "operator/keyring.json",
+        "groups/secure/metadata/timestamp.json",
+        "rollouts/secure.json",
+    ] {
+        assert!(!denied(&put(often)), "{often}");
+        assert!(
+            denied(&put(often).with("aws:SecureTransport", "false")),
+            "{often}"
+        );
     }
 }

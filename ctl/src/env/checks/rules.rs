@@ -190,7 +190,10 @@ impl Checks<'_> {
                 continue;
             }
             let elsewhere = region.filter(|r| {
-                zone.value.as_str().strip_prefix(r.value.as_str()).is_none_or(|l| l.len() != 1)
+                zone.value
+                    .as_str()
+                    .strip_prefix(r.value.as_str())
+                    .is_none_or(|l| l.len() != 1)
             });
             if let Some(region) = elsewhere {
                 self.problems.push(

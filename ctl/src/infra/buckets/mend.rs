@@ -123,7 +123,11 @@ impl Work<'_> {
             .build();
         let request = s3.get_public_access_block().bucket(name).send();
         let is = found(call("s3:GetBucketPublicAccessBlock", self.object(), request).await)?;
-        if is.and_then(|is| is.public_access_block_configuration).as_ref() == Some(&wanted) {
+        if is
+            .and_then(|is| is.public_access_block_configuration)
+            .as_ref()
+            == Some(&wanted)
+        {
             return Ok(false);
         }
         let request = s3
@@ -171,7 +175,9 @@ impl Work<'_> {
         let rule = ServerSideEncryptionRule::builder()
             .apply_server_side_encryption_by_default(by_default)
             .build();
-        let wanted = ServerSideEncryptionConfiguration::builder().rules(rule).build()?;
+        let wanted = ServerSideEncryptionConfiguration::builder()
+            .rules(rule)
+            .build()?;
         let request = s3
             .put_bucket_encryption()
             .bucket(name)
@@ -184,7 +190,10 @@ impl Work<'_> {
 
     async fn policy(&self) -> anyhow::Result<bool> {
         let (s3, name) = (self.aws.s3(), &self.bucket.name);
-        let wanted = self.bucket.purpose.policy(partition(self.aws.region()), name);
+        let wanted = self
+            .bucket
+            .purpose
+            .policy(partition(self.aws.region()), name);
         let request = s3.get_bucket_policy().bucket(name).send();
         let is = found(call("s3:GetBucketPolicy", self.object(), request).await)?;
         let is: Option<Value> = is
@@ -211,7 +220,9 @@ impl Work<'_> {
         if is.is_some_and(|is| essence(is.rules()) == essence(&wanted)) {
             return Ok(false);
         }
-        let wanted = BucketLifecycleConfiguration::builder().set_rules(Some(wanted)).build()?;
+        let wanted = BucketLifecycleConfiguration::builder()
+            .set_rules(Some(wanted))
+            .build()?;
         let request = s3
             .put_bucket_lifecycle_configuration()
             .bucket(name)

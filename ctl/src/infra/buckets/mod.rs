@@ -85,7 +85,12 @@ async fn look(
         Purpose::Secrets => "secrets_bucket_name",
         Purpose::Terraform => "terraform_bucket_name",
     };
-    let head = aws.s3().head_bucket().bucket(name).expected_bucket_owner(account).send();
+    let head = aws
+        .s3()
+        .head_bucket()
+        .bucket(name)
+        .expected_bucket_owner(account)
+        .send();
     let answer = match call("s3:ListBucket", format!("bucket {name}"), head).await {
         Ok(answer) => answer,
         Err(error) => return judge(error, environment, key, name),
@@ -114,10 +119,12 @@ fn judge(
     match (&error.kind, error.status, &error.bucket_region) {
         (AwsErrorKind::NotFound, ..) | (_, Some(404), _) => Ok(Ok(false)),
         (_, Some(301), Some(region)) => Ok(Err(elsewhere(environment, key, name, region))),
-        (AwsErrorKind::Denied, ..) | (_, Some(403), _) if !error.is_about_credentials() => Ok(Err(format!(
-            "`{key}`: the bucket {name} belongs to another account, or these credentials may not see it: bucket names are the \
+        (AwsErrorKind::Denied, ..) | (_, Some(403), _) if !error.is_about_credentials() => {
+            Ok(Err(format!(
+                "`{key}`: the bucket {name} belongs to another account, or these credentials may not see it: bucket names are the \
              world's, so take another one"
-        ))),
+            )))
+        }
         _ => Err(error.into()),
     }
 }

@@ -83,18 +83,32 @@ impl Purpose {
         };
         let versions = days.iter().filter_map(|(prefix, days)| {
             let name = prefix.trim_end_matches('/');
-            rule(&format!("old-versions-{}", if name.is_empty() { "all" } else { name }), prefix)
-                .noncurrent_version_expiration(
-                    NoncurrentVersionExpiration::builder().noncurrent_days(*days).build(),
-                )
-                .expiration(LifecycleExpiration::builder().expired_object_delete_marker(true).build())
-                .build()
-                .ok()
+            rule(
+                &format!(
+                    "old-versions-{}",
+                    if name.is_empty() { "all" } else { name }
+                ),
+                prefix,
+            )
+            .noncurrent_version_expiration(
+                NoncurrentVersionExpiration::builder()
+                    .noncurrent_days(*days)
+                    .build(),
+            )
+            .expiration(
+                LifecycleExpiration::builder()
+                    .expired_object_delete_marker(true)
+                    .build(),
+            )
+            .build()
+            .ok()
         });
         let parts = AbortIncompleteMultipartUpload::builder()
             .days_after_initiation(PARTS_DAYS)
             .build();
-        let parts = rule("lost-parts", "").abort_incomplete_multipart_upload(parts).build();
+        let parts = rule("lost-parts", "")
+            .abort_incomplete_multipart_upload(parts)
+            .build();
         versions.chain(parts.ok()).collect()
     }
 }
@@ -113,11 +127,20 @@ pub(super) fn essence(rules: &[LifecycleRule]) -> Vec<String> {
         .iter()
         .map(|rule| {
             let prefix = rule.filter().and_then(|f| f.prefix()).unwrap_or_default();
-            let versions = rule.noncurrent_version_expiration().and_then(|v| v.noncurrent_days());
-            let parts = rule.abort_incomplete_multipart_upload().and_then(|a| a.days_after_initiation());
-            let markers = rule.expiration().and_then(|e| e.expired_object_delete_marker());
+            let versions = rule
+                .noncurrent_version_expiration()
+                .and_then(|v| v.noncurrent_days());
+            let parts = rule
+                .abort_incomplete_multipart_upload()
+                .and_then(|a| a.days_after_initiation());
+            let markers = rule
+                .expiration()
+                .and_then(|e| e.expired_object_delete_marker());
             let id = rule.id().unwrap_or_default();
-            format!("{id} {prefix} {versions:?} {parts:?} {markers:?} {}", rule.status())
+            format!(
+                "{id} {prefix} {versions:?} {parts:?} {markers:?} {}",
+                rule.status()
+            )
         })
         .collect();
     all.sort();
@@ -144,7 +167,10 @@ mod tests {
         let resources = policy["Statement"][1]["Resource"].as_array().unwrap();
         let covered = |key: &str| {
             resources.iter().any(|pattern| {
-                let pattern = pattern.as_str().unwrap().trim_start_matches("arn:aws:s3:::b/");
+                let pattern = pattern
+                    .as_str()
+                    .unwrap()
+                    .trim_start_matches("arn:aws:s3:::b/");
                 let mut rest = key;
                 let mut parts = pattern.split('*').peekable();
                 let first = parts.next().unwrap();
@@ -193,7 +219,10 @@ mod tests {
         for rule in &rules {
             let prefix = rule.filter().unwrap().prefix().unwrap();
             let forgets = rule.noncurrent_version_expiration().is_some();
-            assert!(!(forgets && "operator/keyring.json".starts_with(prefix)), "{prefix}");
+            assert!(
+                !(forgets && "operator/keyring.json".starts_with(prefix)),
+                "{prefix}"
+            );
         }
     }
 }

@@ -44,10 +44,17 @@ async fn empty(aws: &Aws, bucket: &str, prefix: &str) -> anyhow::Result<usize> {
     let s3 = aws.s3();
     let mut removed = 0;
     loop {
-        let request = s3.list_object_versions().bucket(bucket).prefix(prefix).send();
+        let request = s3
+            .list_object_versions()
+            .bucket(bucket)
+            .prefix(prefix)
+            .send();
         let page = call("s3:ListBucketVersions", format!("bucket {bucket}"), request).await?;
         let versions = page.versions().iter().map(|v| (v.key(), v.version_id()));
-        let markers = page.delete_markers().iter().map(|m| (m.key(), m.version_id()));
+        let markers = page
+            .delete_markers()
+            .iter()
+            .map(|m| (m.key(), m.version_id()));
         let objects = versions
             .chain(markers)
             .filter_map(|(key, version)| Some((key?, version)))
@@ -62,9 +69,17 @@ async fn empty(aws: &Aws, bucket: &str, prefix: &str) -> anyhow::Result<usize> {
             return Ok(removed);
         }
         let number = objects.len();
-        let delete = Delete::builder().set_objects(Some(objects)).quiet(true).build()?;
+        let delete = Delete::builder()
+            .set_objects(Some(objects))
+            .quiet(true)
+            .build()?;
         let request = s3.delete_objects().bucket(bucket).delete(delete).send();
-        let answer = call("s3:DeleteObjectVersion", format!("bucket {bucket}"), request).await?;
+        let answer = call(
+            "s3:DeleteObjectVersion",
+            format!("bucket {bucket}"),
+            request,
+        )
+        .await?;
         if let Some(refused) = answer.errors().first() {
             anyhow::bail!(
                 "s3:DeleteObjectVersion of {} was refused: {}",
@@ -77,7 +92,12 @@ async fn empty(aws: &Aws, bucket: &str, prefix: &str) -> anyhow::Result<usize> {
 }
 
 async fn is_empty(aws: &Aws, bucket: &str) -> anyhow::Result<bool> {
-    let request = aws.s3().list_object_versions().bucket(bucket).max_keys(1).send();
+    let request = aws
+        .s3()
+        .list_object_versions()
+        .bucket(bucket)
+        .max_keys(1)
+        .send();
     let page = call("s3:ListBucketVersions", format!("bucket {bucket}"), request).await?;
     Ok(page.versions().is_empty() && page.delete_markers().is_empty())
 }
