@@ -89,6 +89,8 @@ resource "aws_autoscaling_group" "secure" {
   health_check_type     = "EC2"
   suspended_processes   = ["AZRebalance"]
   protect_from_scale_in = true
+  # To be ended while it waits would mark the group as half made, and to be replaced with all its machines.
+  wait_for_capacity_timeout = "0"
 
   launch_template {
     id      = aws_launch_template.machine["secure"].id
@@ -120,6 +122,7 @@ resource "aws_autoscaling_group" "compute" {
   vpc_zone_identifier       = local.subnets.compute
   health_check_grace_period = var.groups.compute.grace_period
   health_check_type         = "EC2"
+  wait_for_capacity_timeout = "0"
 
   launch_template {
     id      = aws_launch_template.machine["compute"].id

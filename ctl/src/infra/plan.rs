@@ -64,6 +64,8 @@ struct ResourceChange {
     #[serde(rename = "type", default)]
     kind: String,
     change: Difference,
+    #[serde(default)]
+    action_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -90,11 +92,17 @@ impl Plan {
     /// [`PlanError`].
     pub fn read(json: &[u8], environment: &str) -> Result<Self, PlanError> {
         let document: Document = serde_json::from_slice(json)?;
+        let secure = format!("{environment}-{SECURE}");
+        // Before there is a secure group, nothing that is replaced can cost it a machine.
+        let exists = document
+            .resource_changes
+            .iter()
+            .any(|resource| is_group(resource, &secure));
         let changes = document
             .resource_changes
             .into_iter()
             .filter(|resource| resource.mode != "data")
-            .filter_map(|resource| change(resource, environment))
+            .filter_map(|resource| change(resource, exists.then_some(secure.as_str())))
             .collect();
         Ok(Self { changes })
     }
@@ -164,7 +172,7 @@ impl fmt::Display for ChangeKind {
     }
 }
 
-fn change(resource: ResourceChange, environment: &str) -> Option<Change> {
+fn change(resource: ResourceChange, secure: Option<&str>) -> Option<Change> {
     let actions: Vec<&str> = resource.change.actions.iter().map(String::as_str).collect();
     let kind = match actions.as_slice() {
         ["create"] => ChangeKind::Create,
@@ -175,18 +183,21 @@ fn change(resource: ResourceChange, environment: &str) -> Option<Change> {
     };
     let arguments = match kind {
         ChangeKind::Create | ChangeKind::Destroy => Vec::new(),
-        ChangeKind::Replace => forced_by(&resource.change),
+        ChangeKind::Replace => forced_by(&resource),
         ChangeKind::Update => differing(&resource.change),
     };
     Some(Change {
-        danger: danger(&resource, kind, environment),
+        danger: secure.and_then(|secure| danger(&resource, kind, secure)),
         address: resource.address,
         kind,
         arguments,
     })
 }
 
-fn forced_by(difference: &Difference) -> Vec<String> {
+fn forced_by(resource: &ResourceChange) -> Vec<String> {
+    if resource.action_reason.as_deref() == Some("replace_because_tainted") {
+        return vec!["a creation that did not end".to_owned()];
+    }
     let path = |path: &Vec<Value>| {
         let parts = path.iter().map(|part| match part {
             Value::String(name) => name.clone(),
@@ -194,7 +205,7 @@ fn forced_by(difference: &Difference) -> Vec<String> {
         });
         parts.collect::<Vec<_>>().join(".")
     };
-    difference.replace_paths.iter().map(path).collect()
+    resource.change.replace_paths.iter().map(path).collect()
 }
 
 /// The arguments that differ, short values with what they were and become. What is not known yet differs too, but follows
@@ -252,44 +263,32 @@ fn short(value: &Value) -> Option<String> {
     (text.chars().count() <= SHOWN && !text.contains('\n')).then_some(text)
 }
 
+/// A text of what a resource is before the change.
+fn text_before<'a>(resource: &'a ResourceChange, name: &str) -> Option<&'a str> {
+    resource.change.before.as_ref()?.get(name)?.as_str()
+}
+
+/// Whether the resource is the auto-scaling group of that name, and exists.
+fn is_group(resource: &ResourceChange, name: &str) -> bool {
+    resource.kind == "aws_autoscaling_group" && text_before(resource, "name") == Some(name)
+}
+
 /// Whether a change can cost etcd members: the secure auto-scaling group going away or becoming smaller, or the ground that
 /// its machines stand on.
-fn danger(resource: &ResourceChange, kind: ChangeKind, environment: &str) -> Option<String> {
-    let secure = format!("{environment}-{SECURE}");
-    let before = resource.change.before.as_ref()?;
-    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
-    let named = text(before.get("name"));
-    let tagged = text(before.get("tags").and_then(|tags| tags.get("Name")));
+fn danger(resource: &ResourceChange, kind: ChangeKind, secure: &str) -> Option<String> {
     let goes = match kind {
+        ChangeKind::Create => return None,
+        ChangeKind::Update => return shrinks(resource, secure),
         ChangeKind::Replace => "replaced",
         ChangeKind::Destroy => "destroyed",
-        ChangeKind::Create => return None,
-        ChangeKind::Update => {
-            if resource.kind != "aws_autoscaling_group" || named.as_deref() != Some(&secure) {
-                return None;
-            }
-            let number = |values: &BTreeMap<String, Value>, name: &str| {
-                values.get(name).and_then(Value::as_u64).unwrap_or(0)
-            };
-            let after = resource.change.after.as_ref()?;
-            let shrunk: Vec<String> = ["min_size", "max_size", "desired_capacity"]
-                .into_iter()
-                .filter(|name| number(after, name) < number(before, name))
-                .map(|name| format!("{name} {} → {}", number(before, name), number(after, name)))
-                .collect();
-            return (!shrunk.is_empty()).then(|| {
-                format!(
-                    "the secure group {secure} becomes smaller ({})",
-                    shrunk.join(", ")
-                )
-            });
-        }
     };
+    let before = resource.change.before.as_ref()?;
+    let tagged = before.get("tags").and_then(|tags| tags.get("Name"));
     match resource.kind.as_str() {
-        "aws_autoscaling_group" if named.as_deref() == Some(&secure) => Some(format!(
+        _ if is_group(resource, secure) => Some(format!(
             "the secure group {secure} is {goes}, with every etcd member"
         )),
-        "aws_subnet" if tagged.as_deref() == Some(&secure) => Some(format!(
+        "aws_subnet" if tagged.and_then(Value::as_str) == Some(secure) => Some(format!(
             "{} is {goes}, and the secure machines in it end",
             resource.address
         )),
@@ -299,6 +298,27 @@ fn danger(resource: &ResourceChange, kind: ChangeKind, environment: &str) -> Opt
         )),
         _ => None,
     }
+}
+
+fn shrinks(resource: &ResourceChange, secure: &str) -> Option<String> {
+    if !is_group(resource, secure) {
+        return None;
+    }
+    let (before, after) = (
+        resource.change.before.as_ref()?,
+        resource.change.after.as_ref()?,
+    );
+    let number = |values: &BTreeMap<String, Value>, name: &str| {
+        values.get(name).and_then(Value::as_u64).unwrap_or(0)
+    };
+    let shrunk: Vec<String> = ["min_size", "max_size", "desired_capacity"]
+        .into_iter()
+        .map(|name| (name, number(before, name), number(after, name)))
+        .filter(|(_, before, after)| after < before)
+        .map(|(name, before, after)| format!("{name} {before} → {after}"))
+        .collect();
+    let how = shrunk.join(", ");
+    (!shrunk.is_empty()).then(|| format!("the secure group {secure} becomes smaller ({how})"))
 }
 
 #[cfg(test)]

@@ -64,14 +64,26 @@ fn what_puts_the_secure_group_at_risk() {
     );
     let made = plan(secure(Value::Null, size(3, 4), json!(["create"])));
     assert!(made.dangers().is_empty());
-    let subnet = |name: &str| {
-        plan(json!([{
-            "address": "aws_subnet.x", "mode": "managed", "type": "aws_subnet",
-            "change": {"actions": ["delete"], "before": {"tags": {"Name": name}}, "after": null}
-        }]))
+    let subnet = |name: &str, group: Value| {
+        plan(json!([
+            {"address": "aws_autoscaling_group.secure", "mode": "managed", "type": "aws_autoscaling_group",
+             "change": {"actions": ["no-op"], "before": group, "after": {}}},
+            {"address": "aws_subnet.x", "mode": "managed", "type": "aws_subnet",
+             "action_reason": "replace_because_tainted",
+             "change": {"actions": ["delete", "create"], "before": {"tags": {"Name": name}}, "after": {}}},
+        ]))
     };
-    assert_eq!(subnet("dev-secure").dangers().len(), 1);
-    assert!(subnet("dev-compute").dangers().is_empty());
+    let there = json!({"name": "dev-secure"});
+    assert_eq!(subnet("dev-secure", there.clone()).dangers().len(), 1);
+    assert!(subnet("dev-compute", there).dangers().is_empty());
+    // What an interrupted first apply left: nobody stands on it yet.
+    let first = subnet("dev-secure", Value::Null);
+    assert!(first.dangers().is_empty());
+    assert!(
+        first
+            .to_string()
+            .contains("(forced by a creation that did not end)")
+    );
 }
 
 #[test]
