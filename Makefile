@@ -80,6 +80,9 @@ lint: ## format, clippy, licences and sources of dependencies, shell scripts
 	@if cargo deny --version >/dev/null 2>&1; then \
 	  set -x; cargo deny --locked --offline check licenses bans sources; \
 	else $(call skipped,cargo-deny,tools); fi
+	@if command -v terraform >/dev/null; then \
+	  set -x; terraform fmt -check -diff terraform; \
+	else echo "!!! SKIPPED: terraform is not on the PATH: terraform/ was not checked for its format" >&2; fi
 	@if command -v shellcheck >/dev/null; then \
 	  set -x; shellcheck $(SCRIPTS); \
 	else $(call skipped,shellcheck,setup); fi

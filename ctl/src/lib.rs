@@ -2,8 +2,8 @@
 //!
 //! `env` reads an environment, `render` makes the files of a release from templates, `lint` checks them offline,
 //! `release` puts them together, `keyring` holds the operator's secrets, `pki` makes the cluster's, `secrets` changes the
-//! operators' own, `publish` signs and uploads, `history` looks back, `rollback` goes back,
-//! `gc` removes what nobody needs, `rollouts` watches and steers, `userdata` is what machines boot with, `status` reads what nodes report,
+//! operators' own, `publish` signs and uploads, `history` looks back, `rollback` goes back, `gc` removes what nobody needs,
+//! `rollouts` watches and steers, `userdata` is what machines boot with, `infra` makes what they run on, `status` reads what nodes report,
 //! `dev` is the embedded default. `cmd` holds one file a verb, `output` writes to the terminal.
 
 #![cfg_attr(
@@ -28,6 +28,7 @@ pub mod exit;
 pub mod expiry;
 pub mod gc;
 pub mod history;
+pub mod infra;
 pub mod instances;
 pub mod keyring;
 pub mod kubeconfig;

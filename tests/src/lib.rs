@@ -3,6 +3,7 @@
 
 pub mod attacks;
 pub mod faulty_proxy;
+pub mod iam;
 pub mod kubelet;
 pub mod machine;
 pub mod measure;

@@ -45,7 +45,25 @@ impl Moto {
         let Some(program) = tools::find("moto_server") else {
             return Ok(None);
         };
-        let mut process = Command::new(program)
+        Self::launch(Command::new(program)).await.map(Some)
+    }
+
+    /// The same with what moto answers otherwise than AWS put right where Terraform's provider minds (`moto/serve.py` says
+    /// what); none where moto is not installed.
+    ///
+    /// # Errors
+    /// As [`Moto::start`].
+    pub async fn start_for_terraform() -> anyhow::Result<Option<Self>> {
+        let Some(python) = tools::python_with("moto") else {
+            return Ok(None);
+        };
+        let mut command = Command::new(python);
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/src/moto/serve.py"));
+        Self::launch(command).await.map(Some)
+    }
+
+    async fn launch(mut command: Command) -> anyhow::Result<Self> {
+        let mut process = command
             .args(["-H", "127.0.0.1", "-p", "0"])
             .env("PYTHONUNBUFFERED", "1")
             .stdin(Stdio::null())
@@ -69,10 +87,10 @@ impl Moto {
             .context("moto_server did not listen in time")??;
         // It logs each request: nobody reading would stop it at a full pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Ok(Some(Self {
+        Ok(Self {
             addr,
             _process: process,
-        }))
+        })
     }
 
     /// The address of all its services.

@@ -41,6 +41,38 @@ fn skipped(name: &str) {
     eprintln!("!!! SKIPPED: {name} is not installed: run tests/setup.sh");
 }
 
+/// A real Terraform and a mirror of its providers.
+#[derive(Debug, Clone)]
+pub struct Terraform {
+    /// The directory of the program.
+    pub directory: PathBuf,
+    /// What `terraform init -plugin-dir` takes.
+    pub plugins: PathBuf,
+}
+
+/// Terraform from the `PATH`, with the providers of `PLATFORM_TF_PLUGINS` or of `/opt/tf-plugins`. `tests/setup.sh` installs
+/// neither, so both missing skips the test, said on standard error.
+///
+/// # Panics
+///
+/// Where `PLATFORM_REQUIRE_TOOLS=1` and Terraform is there without providers: the test could be run, and would not be.
+#[must_use]
+pub fn terraform() -> Option<Terraform> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let named = env::var_os("PLATFORM_TF_PLUGINS").map(PathBuf::from);
+    let plugins = named.unwrap_or_else(|| PathBuf::from("/opt/tf-plugins"));
+    let directory = env::split_paths(&path).find(|place| place.join("terraform").is_file());
+    let Some(directory) = directory else {
+        eprintln!("!!! SKIPPED: terraform is not on the PATH (1.10 or later)");
+        return None;
+    };
+    if !plugins.is_dir() {
+        skipped("a mirror of Terraform's providers (PLATFORM_TF_PLUGINS)");
+        return None;
+    }
+    Some(Terraform { directory, plugins })
+}
+
 /// Where the tests' Python environment is: what the Makefile says, or else the place that `tests/setup.sh` uses by default.
 fn python_environment() -> PathBuf {
     if let Some(named) = env::var_os("PLATFORM_TOOLS") {

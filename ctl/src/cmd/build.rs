@@ -1,5 +1,6 @@
 //! `platformctl build`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -38,29 +39,11 @@ pub(super) struct BuildArgs {
 impl BuildArgs {
     pub(super) async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
         let workspace = Workspace::open(directory, &self.environment.environment)?;
-        let out = self
-            .out
-            .unwrap_or_else(|| workspace.state_directory().join("build"));
+        let out = self.out.unwrap_or_else(|| place(&workspace));
         let groups = workspace.select(&self.groups)?;
-        for group in &groups {
-            // The same checks as a publish: what is written here could be published.
-            let (_, warnings) = prepare(&workspace, group, None, Timestamp::now())?;
-            for warning in warnings {
-                output::note(warning.to_string());
-            }
-            let input = render_input(&workspace, group, None, Timestamp::now())?;
-            let rendered = render(&input)?;
-            let target = out.join(group.as_str());
-            clear(&target)?;
-            for (path, bytes) in rendered.by_path() {
-                let path = target.join(path);
-                if let Some(parent) = path.parent() {
-                    std::fs::create_dir_all(parent)
-                        .with_context(|| format!("cannot make {}", parent.display()))?;
-                }
-                durable::write_file(&path, bytes, Attributes::mode(0o644))?;
-                output::line(format!("wrote {}", path.display()));
-            }
+        let written = write_manifests(&workspace, &groups, &out)?;
+        for path in written {
+            output::line(format!("wrote {}", path.display()));
         }
         if self.manifests_only {
             return Ok(Outcome::Done);
@@ -72,26 +55,71 @@ impl BuildArgs {
             ));
             return Ok(Outcome::Done);
         }
-        write_user_data(&workspace, &groups, self.agent, &out)
+        let rendered = render_user_data(&workspace, &groups, self.agent)
             .await
             .context("the manifests were written, the user data was not")?;
+        for (path, bytes) in write_user_data(&rendered.texts, &out)? {
+            output::line(format!("wrote {} ({bytes} bytes)", path.display()));
+        }
         Ok(Outcome::Done)
     }
 }
 
-/// Renders the user data of every group before the first is written.
-async fn write_user_data(
+/// Where a build goes by default.
+pub(super) fn place(workspace: &Workspace) -> PathBuf {
+    workspace.state_directory().join("build")
+}
+
+/// Renders and checks the files of each group, and writes them; gives their paths.
+pub(super) fn write_manifests(
+    workspace: &Workspace,
+    groups: &[GroupName],
+    out: &Path,
+) -> anyhow::Result<Vec<PathBuf>> {
+    let mut written = Vec::new();
+    for group in groups {
+        // The same checks as a publish: what is written here could be published.
+        let (_, warnings) = prepare(workspace, group, None, Timestamp::now())?;
+        for warning in warnings {
+            output::note(warning.to_string());
+        }
+        let input = render_input(workspace, group, None, Timestamp::now())?;
+        let rendered = render(&input)?;
+        let target = out.join(group.as_str());
+        clear(&target)?;
+        for (path, bytes) in rendered.by_path() {
+            let path = target.join(path);
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent)
+                    .with_context(|| format!("cannot make {}", parent.display()))?;
+            }
+            durable::write_file(&path, bytes, Attributes::mode(0o644))?;
+            written.push(path);
+        }
+    }
+    Ok(written)
+}
+
+/// What machines boot with, and the agent that it names.
+#[derive(Debug)]
+pub(super) struct RenderedUserData {
+    /// The user data of each group.
+    pub(super) texts: BTreeMap<GroupName, String>,
+    /// The agent that machines install at their first boot.
+    pub(super) agent: AgentBinary,
+}
+
+/// Renders the user data of every group.
+pub(super) async fn render_user_data(
     workspace: &Workspace,
     groups: &[GroupName],
     agent: Option<PathBuf>,
-    out: &Path,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<RenderedUserData> {
     let template = template_for_working_dir(&workspace.directory)?;
     let path = find_agent(agent).map_err(|e| mistake(format!("{e:#}")))?;
     let agent = AgentBinary::read(&path)?;
-    let roots = first_roots(workspace, groups).await?;
-    let mut rendered = Vec::new();
-    for (group, trusted_root) in &roots {
+    let mut texts = BTreeMap::new();
+    for (group, trusted_root) in &first_roots(workspace, groups).await? {
         let text = user_data(&Input {
             environment: &workspace.environment,
             group,
@@ -99,14 +127,25 @@ async fn write_user_data(
             agent: agent.sha256,
             template: &template,
         })?;
-        rendered.push((out.join(group.as_str()).join("user-data"), text));
+        texts.insert(group.clone(), text);
     }
-    for (path, text) in rendered {
-        durable::write_file(&path, text.as_bytes(), Attributes::mode(0o644))?;
-        output::line(format!("wrote {} ({} bytes)", path.display(), text.len()));
-    }
-    Ok(())
+    Ok(RenderedUserData { texts, agent })
 }
+
+/// Writes it beside each group's files; gives each path with its size.
+pub(super) fn write_user_data(
+    texts: &BTreeMap<GroupName, String>,
+    out: &Path,
+) -> anyhow::Result<Vec<(PathBuf, usize)>> {
+    let mut written = Vec::new();
+    for (group, text) in texts {
+        let path = out.join(group.as_str()).join("user-data");
+        durable::write_file(&path, text.as_bytes(), Attributes::mode(0o644))?;
+        written.push((path, text.len()));
+    }
+    Ok(written)
+}
+
 /// The directories that a build writes for a group.
 const PLACES: [&str; 3] = ["manifests", "secrets", "host"];
 

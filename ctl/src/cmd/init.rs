@@ -7,6 +7,7 @@ use clap::Args;
 use shared::durable::{self, Attributes};
 
 use crate::exit::{Outcome, mistake};
+use crate::infra;
 use crate::output;
 use crate::render::EMBEDDED;
 use crate::userdata;
@@ -31,8 +32,15 @@ impl InitArgs {
         let cloudinit = userdata::EMBEDDED
             .iter()
             .map(|(p, t)| (format!("cloudinit/{p}"), *t));
+        let terraform = infra::EMBEDDED
+            .iter()
+            .map(|(p, t)| (format!("terraform/{p}"), *t));
         let environments = ENVIRONMENTS.iter().map(|(p, t)| ((*p).to_owned(), *t));
-        let files: Vec<(String, &str)> = environments.chain(manifests).chain(cloudinit).collect();
+        let files: Vec<(String, &str)> = environments
+            .chain(manifests)
+            .chain(cloudinit)
+            .chain(terraform)
+            .collect();
         let there: Vec<&str> = files
             .iter()
             .filter(|(p, _)| directory.join(p).exists())

@@ -28,26 +28,30 @@ pub(super) struct InstancesArgs {
 impl InstancesArgs {
     pub(super) async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
         let workspace = Workspace::open(directory, &self.environment.environment)?;
-        let aws = Aws::of(&workspace).await?;
-        let (fleet, reports) = tokio::join!(
-            read_fleet(&aws, &workspace.environment),
-            reports(&workspace)
-        );
-        let fleet = fleet?;
-        match self.output {
-            Format::Json => output::line(serde_json::to_string_pretty(&as_json(
-                &fleet.instances,
-                &reports,
-            ))?),
-            Format::Text if fleet.instances.is_empty() => {
-                output::note(format!("environment {} has no machines", workspace.name));
-            }
-            Format::Text => table(&fleet.instances, &reports)
-                .iter()
-                .for_each(output::line),
-        }
+        show(&workspace, self.output).await?;
         Ok(Outcome::Done)
     }
+}
+
+/// Shows the machines of an environment.
+pub(super) async fn show(workspace: &Workspace, format: Format) -> anyhow::Result<()> {
+    let aws = Aws::of(workspace).await?;
+    let (fleet, reports) =
+        tokio::join!(read_fleet(&aws, &workspace.environment), reports(workspace));
+    let fleet = fleet?;
+    match format {
+        Format::Json => output::line(serde_json::to_string_pretty(&as_json(
+            &fleet.instances,
+            &reports,
+        ))?),
+        Format::Text if fleet.instances.is_empty() => {
+            output::note(format!("environment {} has no machines", workspace.name));
+        }
+        Format::Text => table(&fleet.instances, &reports)
+            .iter()
+            .for_each(output::line),
+    }
+    Ok(())
 }
 
 /// What the nodes report; the machines are worth showing without it.

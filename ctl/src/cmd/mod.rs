@@ -1,9 +1,11 @@
 //! The verbs, one file each.
 
+mod apply;
 mod artifacts;
 mod build;
 mod completions;
 mod console;
+mod destroy;
 mod dev;
 mod diff;
 mod doctor;
@@ -14,12 +16,15 @@ mod init;
 mod instances;
 mod kubeconfig;
 mod lint;
+mod plan;
+mod provision;
 mod publish;
 mod refresh;
 mod replace;
 mod rollback;
 mod rollouts;
 mod rotate;
+mod run;
 mod scale;
 mod secrets;
 mod ssh;
@@ -35,7 +40,7 @@ use crate::exit::Outcome;
 #[derive(Debug, Parser)]
 #[command(name = "platformctl", version, propagate_version = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 it differs (diff, doctor, status, publish --wait)."
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 it differs (diff, doctor, plan, status, publish --wait)."
 )]
 pub struct Cli {
     /// Where environments/, manifests/, cloudinit/ and secrets/ are looked for.
@@ -50,10 +55,18 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Write out a working directory: the environments' sample, and the templates of manifests and user data.
+    /// Write out a working directory: the environments' sample, the templates of manifests and user data, and terraform/.
     Init(init::InitArgs),
     /// Check everything that the environment needs, and say what to do; nothing is changed.
     Doctor(doctor::DoctorArgs),
+    /// Make an environment exist, from an empty account to two running groups; again, it changes what differs.
+    Run(run::RunArgs),
+    /// Show what an apply would change of the infrastructure.
+    Plan(plan::PlanArgs),
+    /// Bring the infrastructure to what the environment says.
+    Apply(apply::ApplyArgs),
+    /// Destroy the infrastructure of an environment; its buckets stay unless told.
+    Destroy(destroy::DestroyArgs),
     /// Render an environment's manifests, and its groups' user data, into a directory.
     Build(build::BuildArgs),
     /// Check an environment's files offline, by kubelet's own rules.
@@ -135,6 +148,10 @@ impl Cli {
         match self.verb {
             Verb::Init(args) => args.run(&directory),
             Verb::Doctor(args) => args.run(&directory).await,
+            Verb::Run(args) => args.run(&directory).await,
+            Verb::Plan(args) => args.run(&directory).await,
+            Verb::Apply(args) => args.run(&directory).await,
+            Verb::Destroy(args) => args.run(&directory).await,
             Verb::Build(args) => args.run(&directory).await,
             Verb::Lint(args) => args.run(&directory),
             Verb::Diff(args) => args.run(&directory).await,

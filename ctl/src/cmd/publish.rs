@@ -85,37 +85,8 @@ impl PublishArgs {
             allow_empty: self.allow_empty,
             waiver: self.waiver()?,
         };
-        let plans = plan(&context, &groups, choices)
-            .await
-            .context("nothing was published")?;
-        for made in &plans.made {
-            output::note(format!("keyring: {made}"));
-        }
-        for warning in &plans.warnings {
-            output::note(warning.to_string());
-        }
-        let mut all = Vec::new();
-        for planned in plans.groups {
-            let group = planned.group().clone();
-            let bar = output::progress(STEPS, group.as_str());
-            let done = planned.publish(&context, &plans.keyring, &bar).await;
-            bar.finish_and_clear();
-            let done = done.with_context(|| format!("group {group} was not published"))?;
-            if self.output == Format::Text {
-                output::line(said(group.as_str(), &done));
-            }
-            all.push((group.clone(), done.clone()));
-            if matches!(done, Publication::Released { .. }) && !self.no_gc {
-                // It is published, whatever becomes of this.
-                match collect_if_due(&context, &plans.keyring, &group).await {
-                    Ok(done) => done
-                        .iter()
-                        .flat_map(|c| super::gc::said(c, false))
-                        .for_each(output::note),
-                    Err(e) => output::note(format!("{group}: nothing was collected: {e:#}")),
-                }
-            }
-        }
+        let (keyring, all) =
+            publish_groups(&context, &groups, choices, self.output, !self.no_gc).await?;
         if context.workspace.environment.on_aws() {
             let said = upload_agent(&context, self.agent).await?;
             said.into_iter().for_each(match self.output {
@@ -128,7 +99,7 @@ impl PublishArgs {
             .map(|(group, done)| (group.clone(), done.release()))
             .collect();
         let waited = match timeout {
-            Some(patience) => Some(self::wait(&context, &plans.keyring, &groups, patience).await?),
+            Some(patience) => Some(self::wait(&context, &keyring, &groups, patience).await?),
             None => None,
         };
         self::show(self.output, &all, waited.as_ref())
@@ -192,6 +163,49 @@ fn show(
             "everything was published, and there was no more time to wait for the nodes"
         )),
     }
+}
+
+/// Publishes what has changed of the groups and says it (to people: `format`); then removes what no release needs any more,
+/// where `collect` says so.
+pub(super) async fn publish_groups(
+    context: &Context,
+    groups: &[GroupName],
+    choices: Choices,
+    format: Format,
+    collect: bool,
+) -> anyhow::Result<(Keyring, Vec<(GroupName, Publication)>)> {
+    let plans = plan(context, groups, choices)
+        .await
+        .context("nothing was published")?;
+    for made in &plans.made {
+        output::note(format!("keyring: {made}"));
+    }
+    for warning in &plans.warnings {
+        output::note(warning.to_string());
+    }
+    let mut all = Vec::new();
+    for planned in plans.groups {
+        let group = planned.group().clone();
+        let bar = output::progress(STEPS, group.as_str());
+        let done = planned.publish(context, &plans.keyring, &bar).await;
+        bar.finish_and_clear();
+        let done = done.with_context(|| format!("group {group} was not published"))?;
+        if format == Format::Text {
+            output::line(said(group.as_str(), &done));
+        }
+        all.push((group.clone(), done.clone()));
+        if matches!(done, Publication::Released { .. }) && collect {
+            // It is published, whatever becomes of this.
+            match collect_if_due(context, &plans.keyring, &group).await {
+                Ok(done) => done
+                    .iter()
+                    .flat_map(|c| super::gc::said(c, false))
+                    .for_each(output::note),
+                Err(e) => output::note(format!("{group}: nothing was collected: {e:#}")),
+            }
+        }
+    }
+    Ok((plans.keyring, all))
 }
 
 /// Puts the agent that new machines install into the bucket. One that was asked for must be there; a publish by

@@ -3,6 +3,6 @@
 pub mod credentials;
 pub mod demo;
 pub mod nodes;
-mod signals;
+pub(crate) mod signals;
 pub mod store;
 pub mod up;

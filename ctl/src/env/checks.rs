@@ -61,6 +61,7 @@ impl Checks<'_> {
         let secure = self.group(SECURE, "etcd_flavor");
         let compute = self.group(COMPUTE, "compute_flavor");
         let image = self.parsed("coreos_image");
+        let zones = self.zones(region.as_ref());
         let access = AccessLists {
             kubeapi: self.networks("kubeapi_access_list"),
             ssh: self.networks("ssh_access_list"),
@@ -90,6 +91,7 @@ impl Checks<'_> {
             endpoint_url: endpoint_url.map(|u| u.value),
             groups: BTreeMap::from([(SECURE.to_owned(), secure?), (COMPUTE.to_owned(), compute?)]),
             image: image.map(|i| i.value),
+            zones,
             access,
             dns_zone: dns_zone?.value,
             versions: Versions {

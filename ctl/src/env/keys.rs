@@ -23,6 +23,10 @@ pub const DEFAULT_METRICS_LISTEN: &str = "127.0.0.1:9102";
 pub const DEFAULT_KEY_WRAP: &str = "kms";
 /// Default of `local_key_file`, below the working directory.
 pub const DEFAULT_LOCAL_KEY_FILE: &str = ".platform/local/wrap.key";
+/// Default of `secure_asg_grace_period`: a machine has booted by then.
+pub const DEFAULT_SECURE_GRACE_PERIOD: &str = "300";
+/// Default of `secure_volume_gb` and `compute_volume_gb`.
+pub const DEFAULT_VOLUME_GB: &str = "50";
 /// `aws_region` without KMS: requests to the embedded store are signed too, and a signature names a region.
 pub const LOCAL_AWS_REGION: &str = "us-east-1";
 /// `dns_zone_name` without KMS: RFC 6761 keeps `.test` out of the public DNS.
@@ -154,7 +158,11 @@ static KEYS: &[Key] = &[
 
     key("kubernetes_version", Text, optional(DEFAULT_KUBERNETES_VERSION), "1.36.3", "The Kubernetes version; its minor is the platform's."),
     key("etcd_version", Text, optional(DEFAULT_ETCD_VERSION), "3.6.8-0", "The etcd version, as the tag of its image."),
-    key("vpc_cidr", Text, optional(DEFAULT_VPC_CIDR), "10.100.0.0/16", "The network of the machines: /16 to /28."),
+    key("vpc_cidr", Text, optional(DEFAULT_VPC_CIDR), "10.100.0.0/16", "The network of the machines: /16 to /24."),
+    key("availability_zones", List, UNSET, "eu-west-1a", "The zones that machines are spread over; by default the first three of the region."),
+    key("secure_asg_grace_period", Number, optional(DEFAULT_SECURE_GRACE_PERIOD), "300", "Seconds before the auto-scaling group judges a new secure machine."),
+    key("secure_volume_gb", Number, optional(DEFAULT_VOLUME_GB), "50", "The disk of a secure machine in GiB: 10 to 16384."),
+    key("compute_volume_gb", Number, optional(DEFAULT_VOLUME_GB), "50", "The disk of a compute machine in GiB: 10 to 16384."),
     key("service_cidr", Text, optional(DEFAULT_SERVICE_CIDR), "10.101.0.0/16", "The network of Kubernetes services: /12 to /28."),
     key("pod_cidr", Text, optional(DEFAULT_POD_CIDR), "10.102.0.0/16", "The network of pods: /8 to /24, a /24 for each node."),
     key("cluster_domain", Text, optional(DEFAULT_CLUSTER_DOMAIN), "cluster.local", "The DNS domain inside the cluster."),

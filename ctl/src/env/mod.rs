@@ -31,7 +31,7 @@ pub use validated::{
 };
 pub use values::{
     Account, BucketName, DnsName, EtcdVersion, InstanceType, KmsKeyId, KubernetesVersion,
-    MachineImage, Name, Profile, RecoveryRecipient, Refused, Region,
+    MachineImage, Name, Profile, RecoveryRecipient, Refused, Region, Zone,
 };
 
 /// How the file of an environment ends.

@@ -21,6 +21,8 @@ impl Environment {
         let max = |size: &GroupSize| json!(size.max);
         let flavor = |size: &GroupSize| json!(size.flavor.as_ref().map(ToString::to_string));
         let grace = |size: &GroupSize| json!(size.grace_period.map(|period| period.as_secs()));
+        let volume = |size: &GroupSize| json!(size.volume_gb);
+        let zones: Vec<_> = self.zones.iter().map(ToString::to_string).collect();
         let text = |value: Option<String>| json!(value);
         let cidrs = |list: &[Cidr]| json!(list.iter().map(ToString::to_string).collect::<Vec<_>>());
         let wrap = match self.key_wrap {
@@ -69,6 +71,10 @@ impl Environment {
             ),
             ("etcd_version", json!(self.versions.etcd.as_str())),
             ("vpc_cidr", json!(self.networks.vpc.to_string())),
+            ("availability_zones", json!(zones)),
+            ("secure_asg_grace_period", group(SECURE, grace)),
+            ("secure_volume_gb", group(SECURE, volume)),
+            ("compute_volume_gb", group(COMPUTE, volume)),
             ("service_cidr", json!(self.networks.service.to_string())),
             ("pod_cidr", json!(self.networks.pod.to_string())),
             ("cluster_domain", json!(self.cluster_domain.as_str())),

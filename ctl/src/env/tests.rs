@@ -449,7 +449,7 @@ fn values_that_contradict_each_other() {
         (
             "-",
             "vpc_cidr = \"10.0.0.0/8\"",
-            "`vpc_cidr`: `10.0.0.0/8` is a /8; AWS allows /16 to /28",
+            "`vpc_cidr`: `10.0.0.0/8` is a /8; terraform/ takes /16 to /24",
         ),
         (
             "-",

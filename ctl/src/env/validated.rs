@@ -10,7 +10,7 @@ use url::Url;
 use super::cidr::Cidr;
 use super::values::{
     Account, BucketName, DnsName, EtcdVersion, InstanceType, KmsKeyId, KubernetesVersion,
-    MachineImage, Name, Profile, RecoveryRecipient, Region,
+    MachineImage, Name, Profile, RecoveryRecipient, Region, Zone,
 };
 
 /// The group of etcd and the control plane.
@@ -44,6 +44,8 @@ pub struct Environment {
     pub groups: BTreeMap<String, GroupSize>,
     /// The image of every machine; none without AWS.
     pub image: Option<MachineImage>,
+    /// The zones that machines are spread over, each once; none for the first three of the region.
+    pub zones: Vec<Zone>,
     /// Who may reach the machines from outside.
     pub access: AccessLists,
     /// The zone of the platform's names.
@@ -88,6 +90,8 @@ pub struct GroupSize {
     pub flavor: Option<InstanceType>,
     /// How long the auto-scaling group waits before it judges a new machine, where the environment says so.
     pub grace_period: Option<Duration>,
+    /// The disk of a machine, in GiB.
+    pub volume_gb: u32,
 }
 
 /// Networks that may reach the platform from outside; empty lets nobody in.

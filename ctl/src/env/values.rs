@@ -75,6 +75,8 @@ checked! {
     Name by check_name;
     /// An AWS region, like `eu-west-1`.
     Region by check_region;
+    /// An availability zone: a region and a letter from a to h, like `eu-west-1a`.
+    Zone by check_zone;
     /// An AWS account: 12 digits, or an alias.
     Account by check_account;
     /// A name in the AWS configuration's list of profiles.
@@ -208,6 +210,15 @@ fn check_bucket(text: &str) -> Result<(), Refused> {
         return Ok(());
     };
     Err(Refused::because(format!("is not a bucket name: {why}")))
+}
+
+fn check_zone(text: &str) -> Result<(), Refused> {
+    let region = text.strip_suffix(|letter: char| ('a'..='h').contains(&letter));
+    if region.is_some_and(|region| check_region(region).is_ok()) {
+        Ok(())
+    } else {
+        Err(Refused::because("is not an availability zone").but("a zone looks like eu-west-1a"))
+    }
 }
 
 fn check_instance_type(text: &str) -> Result<(), Refused> {

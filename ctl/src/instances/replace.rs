@@ -139,6 +139,7 @@ mod tests {
             foreign: Vec::new(),
             clock_skew_seconds: None,
             metadata_expires: None,
+            rollout: shared::documents::RolloutReport::default(),
             written_at: now(),
         };
         let report = NodeReport {

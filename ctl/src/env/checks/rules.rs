@@ -8,12 +8,14 @@ use super::{Checks, Placed};
 use crate::env::cidr::Cidr;
 use crate::env::error::{Problem, closest};
 use crate::env::validated::{GroupSize, KeyWrap, Networks, SECURE};
-use crate::env::values::{Account, BucketName, KmsArn, KmsKeyId, Name, Refused, Region};
+use crate::env::values::{Account, BucketName, KmsArn, KmsKeyId, Name, Refused, Region, Zone};
 
 /// Kubernetes' own limit of nodes in a cluster.
 const MOST_MACHINES: u32 = 5000;
 /// Sizes for which etcd has a quorum and no member in vain; above seven its writes only become slower.
 const ETCD_SIZES: [u32; 4] = [1, 3, 5, 7];
+/// What a gp3 volume may have, from what Flatcar and a few images need.
+const VOLUME_GB: RangeInclusive<u32> = 10..=16_384;
 /// The network that kube-controller-manager gives to each node, by its own default.
 const NODE_POD_PREFIX: u8 = 24;
 
@@ -145,6 +147,7 @@ impl Checks<'_> {
         let max = self.number(&max_key, least..=MOST_MACHINES);
         let flavor = self.parsed(flavor_key);
         let grace_period = self.number(&format!("{group}_asg_grace_period"), 0..=86_400);
+        let volume_gb = self.number(&format!("{group}_volume_gb"), VOLUME_GB);
         if let Some(min) = min
             .as_ref()
             .filter(|min| group == SECURE && !ETCD_SIZES.contains(&min.value))
@@ -175,7 +178,36 @@ impl Checks<'_> {
             max: max?.value,
             flavor: flavor.map(|f| f.value),
             grace_period: grace_period.map(|g| Duration::from_secs(g.value.into())),
+            volume_gb: volume_gb?.value,
         })
+    }
+
+    /// The zones, each once and of the environment's region.
+    pub(super) fn zones(&mut self, region: Option<&Placed<Region>>) -> Vec<Zone> {
+        let mut zones: Vec<Zone> = Vec::new();
+        for zone in self.list::<Zone>("availability_zones") {
+            if zones.contains(&zone.value) {
+                continue;
+            }
+            let elsewhere = region.filter(|r| {
+                zone.value
+                    .as_str()
+                    .strip_prefix(r.value.as_str())
+                    .is_none_or(|l| l.len() != 1)
+            });
+            if let Some(region) = elsewhere {
+                self.problems.push(
+                    Problem::new(format!(
+                        "`availability_zones`: {} is not a zone of {}",
+                        zone.value, region.value
+                    ))
+                    .at(zone.span.as_ref(), "this zone")
+                    .at(region.span.as_ref(), "the environment's region"),
+                );
+            }
+            zones.push(zone.value);
+        }
+        zones
     }
 
     pub(super) fn three_networks(
@@ -183,7 +215,8 @@ impl Checks<'_> {
         secure: Option<&GroupSize>,
         compute: Option<&GroupSize>,
     ) -> Option<Networks> {
-        let vpc = self.network("vpc_cidr", 16..=28, "AWS allows");
+        // Sixteen subnets, of which AWS allows none below a /28.
+        let vpc = self.network("vpc_cidr", 16..=24, "terraform/ takes");
         // kube-apiserver refuses more than 20 bits of services; the cluster's DNS has the tenth address.
         let service = self.network("service_cidr", 12..=28, "kube-apiserver allows");
         let pod = self.network(

@@ -1,0 +1,50 @@
+//! `platformctl apply`.
+
+use std::path::Path;
+
+use clap::Args;
+
+use super::EnvironmentArg;
+use super::provision::{
+    AgentArg, Applied, ConsentArgs, EngineArg, converge, described, ground, say, upload_agent,
+};
+use crate::context::Context;
+use crate::exit::{Outcome, mistake};
+use crate::infra::Session;
+use crate::output;
+
+#[derive(Debug, Args)]
+pub(super) struct ApplyArgs {
+    #[command(flatten)]
+    environment: EnvironmentArg,
+    #[command(flatten)]
+    engine: EngineArg,
+    #[command(flatten)]
+    agent: AgentArg,
+    #[command(flatten)]
+    consent: ConsentArgs,
+    /// Before anything else, release the lock of this id, whose holder has died.
+    #[arg(long, value_name = "ID")]
+    release_lock: Option<String>,
+}
+
+impl ApplyArgs {
+    pub(super) async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
+        let context = Context::open(directory, &self.environment.environment).await?;
+        let workspace = &context.workspace;
+        let ground = ground(workspace, self.engine.engine.as_ref()).await?;
+        ground.require_buckets(workspace)?;
+        let (variables, rendered) = described(&context, self.agent.agent).await?;
+        upload_agent(&context, &rendered).await?;
+        let mut session = Session::open(workspace, ground.engine, &variables).await?;
+        if let Some(id) = &self.release_lock {
+            session.release_lock(id).await?;
+            output::line(format!("released the lock {id}"));
+        }
+        if converge(&mut session, workspace, &self.consent).await? == Applied::Refused {
+            return Err(mistake("nothing was changed"));
+        }
+        say(&session.outputs().await?);
+        Ok(Outcome::Done)
+    }
+}

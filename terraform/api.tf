@@ -1,0 +1,123 @@
+# The API server's two addresses: one for the operators' networks, one for the VPC. Both pass TLS through.
+
+data "aws_route53_zone" "this" {
+  name         = var.dns_zone_name
+  private_zone = false
+}
+
+resource "aws_lb" "api_public" {
+  # A load balancer's name has at most 32 characters and must not begin with internal-.
+  name                             = "api-${var.environment}"
+  load_balancer_type               = "network"
+  internal                         = false
+  subnets                          = local.subnets.secure
+  security_groups                  = [aws_security_group.api_public.id]
+  enable_cross_zone_load_balancing = true
+  tags                             = { Name = "${var.environment}-api-public", Role = "secure" }
+}
+
+resource "aws_lb" "api_internal" {
+  name                             = "api-int-${var.environment}"
+  load_balancer_type               = "network"
+  internal                         = true
+  subnets                          = local.subnets.secure
+  security_groups                  = [aws_security_group.api_internal.id]
+  enable_cross_zone_load_balancing = true
+  tags                             = { Name = "${var.environment}-api-internal", Role = "secure" }
+}
+
+resource "aws_lb_target_group" "api_public" {
+  name        = "api-${var.environment}"
+  vpc_id      = aws_vpc.this.id
+  protocol    = "TCP"
+  port        = local.api_port
+  target_type = "instance"
+
+  # /readyz without credentials is what the API server's configuration allows to anybody.
+  health_check {
+    protocol            = "HTTPS"
+    port                = "traffic-port"
+    path                = "/readyz"
+    matcher             = "200"
+    interval            = 10
+    timeout             = 6
+    healthy_threshold   = 2
+    unhealthy_threshold = 2
+  }
+
+  tags = { Name = "${var.environment}-api-public", Role = "secure" }
+}
+
+resource "aws_lb_target_group" "api_internal" {
+  name        = "api-int-${var.environment}"
+  vpc_id      = aws_vpc.this.id
+  protocol    = "TCP"
+  port        = local.api_port
+  target_type = "instance"
+  # With it, a machine that is led to itself by its own load balancer never gets an answer.
+  preserve_client_ip = false
+
+  health_check {
+    protocol            = "HTTPS"
+    port                = "traffic-port"
+    path                = "/readyz"
+    matcher             = "200"
+    interval            = 10
+    timeout             = 6
+    healthy_threshold   = 2
+    unhealthy_threshold = 2
+  }
+
+  tags = { Name = "${var.environment}-api-internal", Role = "secure" }
+}
+
+resource "aws_lb_listener" "api_public" {
+  load_balancer_arn = aws_lb.api_public.arn
+  protocol          = "TCP"
+  port              = local.api_port
+
+  default_action {
+    type             = "forward"
+    target_group_arn = aws_lb_target_group.api_public.arn
+  }
+
+  tags = { Name = "${var.environment}-api-public", Role = "secure" }
+}
+
+resource "aws_lb_listener" "api_internal" {
+  load_balancer_arn = aws_lb.api_internal.arn
+  protocol          = "TCP"
+  port              = local.api_port
+
+  default_action {
+    type             = "forward"
+    target_group_arn = aws_lb_target_group.api_internal.arn
+  }
+
+  tags = { Name = "${var.environment}-api-internal", Role = "secure" }
+}
+
+# These two names are in the API server's certificate.
+resource "aws_route53_record" "api_public" {
+  zone_id = data.aws_route53_zone.this.zone_id
+  name    = "kube.${var.dns_zone_name}"
+  type    = "A"
+
+  alias {
+    name                   = aws_lb.api_public.dns_name
+    zone_id                = aws_lb.api_public.zone_id
+    evaluate_target_health = false
+  }
+}
+
+resource "aws_route53_record" "api_internal" {
+  zone_id = data.aws_route53_zone.this.zone_id
+  name    = "kube-internal.${var.dns_zone_name}"
+  type    = "A"
+
+  alias {
+    name                   = aws_lb.api_internal.dns_name
+    zone_id                = aws_lb.api_internal.zone_id
+    evaluate_target_health = false
+  }
+}

@@ -1,0 +1,229 @@
+//! An operator's working directory with an empty account behind it.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Lines, PipeReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use platform_tests::moto::{Moto, REGION, with_credentials};
+use platform_tests::tools::{self, Terraform};
+use platform_tests::workspace::platformctl;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Makes what must be there before: a key, a zone; gives them, and an image that moto knows.
+const PREPARE: &str = r#"
+import json, sys
+import boto3
+endpoint, region = sys.argv[1:3]
+client = lambda service: boto3.client(service, endpoint_url=endpoint, region_name=region)
+client("route53").create_hosted_zone(Name="example.com", CallerReference="test")
+key = client("kms").create_key(KeyUsage="ENCRYPT_DECRYPT", KeySpec="SYMMETRIC_DEFAULT")["KeyMetadata"]["KeyId"]
+images = client("ec2").describe_images(Filters=[{"Name": "architecture", "Values": ["x86_64"]}])["Images"]
+print(json.dumps({"key": key, "image": next(i["ImageId"] for i in images if i["State"] == "available")}))
+"#;
+
+/// Makes a bucket in another account.
+const FOREIGN: &str = r#"
+import sys
+import boto3
+endpoint, region, bucket = sys.argv[1:4]
+role = boto3.client("sts", endpoint_url=endpoint, region_name=region).assume_role(
+    RoleArn="arn:aws:iam::210987654321:role/somebody", RoleSessionName="test")["Credentials"]
+boto3.client("s3", endpoint_url=endpoint, region_name=region, aws_access_key_id=role["AccessKeyId"],
+    aws_secret_access_key=role["SecretAccessKey"], aws_session_token=role["SessionToken"]).create_bucket(Bucket=bucket)
+print("{}")
+"#;
+
+/// A desk; dropping it ends moto.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    pub(crate) moto: Moto,
+    directory: TempDir,
+    terraform: Terraform,
+    python: PathBuf,
+}
+
+/// A platformctl at work, both of its outputs read as one.
+#[derive(Debug)]
+pub(crate) struct Run {
+    child: Child,
+    lines: Lines<BufReader<PipeReader>>,
+    pub(crate) said: String,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) said: String,
+}
+
+// === impl Desk ===
+
+impl Desk {
+    /// None where Terraform or moto is missing.
+    pub(crate) async fn new() -> Option<Self> {
+        let terraform = tools::terraform()?;
+        let python = tools::python_with("boto3")?;
+        let moto = Moto::start_for_terraform().await.unwrap()?;
+        let mut prepare = Command::new(&python);
+        prepare.args(["-c", PREPARE, &moto.endpoint(), REGION]);
+        let directory = TempDir::new().unwrap();
+        with_credentials(&mut prepare, directory.path());
+        let prepared: Value = parsed(&mut prepare);
+        let text = |name: &str| prepared[name].as_str().unwrap().to_owned();
+        let directory = moto.lay_out(&text("key")).unwrap();
+        fs::write(directory.path().join("platform-agent"), b"\x7fELF an agent").unwrap();
+        fs::write(directory.path().join("empty.tfrc"), "").unwrap();
+        let desk = Self {
+            moto,
+            directory,
+            terraform,
+            python,
+        };
+        desk.change("coreos_image", &text("image"));
+        Some(desk)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Sets a key of the environment.
+    pub(crate) fn change(&self, key: &str, value: &str) {
+        let path = self.path("environments/dev.tfvars");
+        let text = fs::read_to_string(&path).unwrap();
+        let kept: Vec<&str> = text
+            .lines()
+            .filter(|line| line.split('=').next().unwrap().trim() != key)
+            .collect();
+        fs::write(&path, format!("{}\n{key} = \"{value}\"\n", kept.join("\n"))).unwrap();
+    }
+
+    /// A platformctl with the environment of an operator. How Terraform finds its providers here is Terraform's own matter.
+    pub(crate) fn platformctl(&self, arguments: &[&str]) -> Command {
+        let mut command = platformctl(self.directory.path());
+        with_credentials(&mut command, self.directory.path());
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let places =
+            std::iter::once(self.terraform.directory.clone()).chain(std::env::split_paths(&path));
+        command
+            .args(arguments)
+            .args(["-e", "dev"])
+            .env("PATH", std::env::join_paths(places).unwrap())
+            .env("HOME", self.directory.path())
+            .env("PLATFORM_AGENT", self.path("platform-agent"))
+            .env("TF_CLI_CONFIG_FILE", self.path("empty.tfrc"))
+            .env(
+                "TF_CLI_ARGS_init",
+                format!("-plugin-dir={}", self.terraform.plugins.display()),
+            );
+        command
+    }
+
+    /// `platformctl run` as a script calls it.
+    pub(crate) fn start_run(&self) -> Run {
+        Run::start(self.platformctl(&["run", "--yes", "--public-address", "192.0.2.10"]))
+    }
+
+    /// Runs platformctl to its end.
+    pub(crate) fn ctl(&self, arguments: &[&str]) -> Ended {
+        Run::start(self.platformctl(arguments)).end()
+    }
+
+    /// Makes a bucket that belongs to somebody else.
+    pub(crate) fn foreign_bucket(&self, name: &str) {
+        let mut command = Command::new(&self.python);
+        command.args(["-c", FOREIGN, &self.moto.endpoint(), REGION, name]);
+        with_credentials(&mut command, self.directory.path());
+        parsed(&mut command);
+    }
+
+    /// What there is in the account.
+    pub(crate) fn observe(&self) -> Value {
+        let mut command = Command::new(&self.python);
+        command
+            .arg(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/tests/infra/observe.py"
+            ))
+            .args([&self.moto.endpoint(), REGION]);
+        with_credentials(&mut command, self.directory.path());
+        parsed(&mut command)
+    }
+}
+
+fn parsed(command: &mut Command) -> Value {
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+// === impl Run ===
+
+impl Run {
+    fn start(mut command: Command) -> Self {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone().unwrap())
+            .stderr(writer)
+            .spawn()
+            .unwrap();
+        // The command holds the writing end, and with it the end of what is read.
+        drop(command);
+        Self {
+            child,
+            lines: BufReader::new(reader).lines(),
+            said: String::new(),
+        }
+    }
+
+    /// Reads until a line has the text in it.
+    pub(crate) fn until(&mut self, text: &str) {
+        while let Some(line) = self.next() {
+            if line.contains(text) {
+                return;
+            }
+        }
+        panic!("it ended without saying {text:?}:\n{}", self.said);
+    }
+
+    fn next(&mut self) -> Option<String> {
+        let line = self.lines.next()?.unwrap();
+        eprintln!("| {line}");
+        self.said.push_str(&line);
+        self.said.push('\n');
+        Some(line)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    pub(crate) fn end(mut self) -> Ended {
+        while self.next().is_some() {}
+        Ended {
+            status: self.child.wait().unwrap(),
+            said: self.said,
+        }
+    }
+}
+
+// === impl Ended ===
+
+impl Ended {
+    /// It ended with that code and said that.
+    #[track_caller]
+    pub(crate) fn with(self, code: i32, says: &[&str]) -> Self {
+        assert_eq!(self.status.code(), Some(code), "{}", self.said);
+        for text in says {
+            assert!(self.said.contains(text), "no {text:?} in:\n{}", self.said);
+        }
+        self
+    }
+}
