@@ -43,7 +43,7 @@ pub enum AccountError {
         found: String,
         /// Why not.
         #[source]
-        source: AwsError,
+        source: Box<AwsError>,
     },
 }
 
@@ -137,7 +137,7 @@ pub(crate) fn judge_account(
             environment: environment.name.to_string(),
             wanted: wanted.to_string(),
             found: caller.account.clone(),
-            source,
+            source: Box::new(source),
         }),
     }
 }
