@@ -216,7 +216,9 @@ fn show(of: &OfGroup) {
 mod tests {
     use super::*;
 
-    fn parsed(what: &[&str]) -> Result<(Vec<String>, Option<(u64, u64)>), String> {
+    type Parsed = (Vec<String>, Option<(u64, u64)>);
+
+    fn parsed(what: &[&str]) -> Result<Parsed, String> {
         let what: Vec<String> = what.iter().map(ToString::to_string).collect();
         let (groups, numbers) = parse(&what).map_err(|e| e.to_string())?;
         Ok((groups, numbers.map(|(a, b)| (a.get(), b.get()))))
