@@ -26,6 +26,8 @@ pub enum Source {
     Units,
     /// The kubelet's client certificate.
     Certificate,
+    /// Probes of a node's first release that fail.
+    Probes,
     /// Asking the store.
     Poll,
     /// The agent that the release names and that is not installed.

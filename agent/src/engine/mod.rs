@@ -54,7 +54,7 @@ use crate::units::{PendingRestarts, UnitManager};
 use crate::update::Updater;
 
 /// The steps of a pass at which a test can stop the process; those of [`crate::disk`] come on top.
-pub const FAIL_POINTS: [&str; 11] = [
+pub const FAIL_POINTS: [&str; 7] = [
     "engine::verify",
     "engine::fetch",
     "engine::decrypt",
@@ -62,6 +62,10 @@ pub const FAIL_POINTS: [&str; 11] = [
     "engine::plan",
     "engine::apply",
     "engine::commit",
+];
+
+/// Further steps, of a node that takes part in a rollout.
+pub const ROLLOUT_FAIL_POINTS: [&str; 4] = [
     "rollout::write",
     "rollout::probe",
     "rollout::revert",

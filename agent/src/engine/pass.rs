@@ -48,6 +48,10 @@ impl Agent {
             }
         };
         self.service_manager.feed();
+        let stop = match stop {
+            None => self.look_at_first_probes().await.err(),
+            stop => stop,
+        };
         let outcome = self.conclude(stop);
         self.handling = None;
         outcome

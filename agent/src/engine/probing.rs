@@ -49,6 +49,43 @@ impl Agent {
         self.network(Phase::Probe, limit, trying).await
     }
 
+    /// A node's first release is never taken back: its probes are tried at each pass, and one that still fails when the
+    /// deadline is over is a trouble until it succeeds.
+    pub(super) async fn look_at_first_probes(&mut self) -> Result<(), Stop> {
+        let Some((policy, prober, since)) = self.rollouts.first.take() else {
+            return Ok(());
+        };
+        if self.release().is_none() || policy.probes.is_empty() {
+            self.rollouts.first = self.release().is_none().then_some((policy, prober, since));
+            return Ok(());
+        }
+        let sights = self
+            .try_probes(&prober, policy.probes.iter().collect())
+            .await?;
+        self.rollouts.report.probes = sights
+            .iter()
+            .map(|(name, sight)| probe_report(name, sight, true))
+            .collect();
+        let failing: Vec<&str> = sights
+            .iter()
+            .filter(|(_, sight)| !sight.ok)
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if failing.is_empty() {
+            self.troubles.clear(Source::Probes);
+            return Ok(());
+        }
+        if since.elapsed() >= policy.deadline.get() {
+            let message = format!(
+                "the first release of this node is not healthy: {}",
+                failing.join(", ")
+            );
+            self.trouble(Source::Probes, Phase::Probe, "unhealthy", message);
+        }
+        self.rollouts.first = Some((policy, prober, since));
+        Ok(())
+    }
+
     /// The release is on the disk: whether it is healthy.
     pub(super) async fn probe(&mut self) -> Result<State, Stop> {
         let Some(slot) = self.rollouts.slot.clone() else {
@@ -253,12 +290,7 @@ impl Agent {
             }
             self.rollouts.report.probes = last
                 .iter()
-                .map(|(name, sight)| ProbeReport {
-                    name: name.clone(),
-                    ok: sight.ok,
-                    only_warns: !run.counts(name),
-                    saw: kept_line(sight.lines.first().map_or("", String::as_str), 160),
-                })
+                .map(|(name, sight)| probe_report(name, sight, !run.counts(name)))
                 .collect();
             let saw = |name: &str| last.get(name).map(|s| s.lines.clone()).unwrap_or_default();
             match run.verdict(began.elapsed()) {
@@ -291,5 +323,14 @@ impl Agent {
                 Err(GaveUp::Shutdown) => return Err(Stop::Shutdown),
             }
         }
+    }
+}
+
+fn probe_report(name: &str, sight: &Sight, only_warns: bool) -> ProbeReport {
+    ProbeReport {
+        name: name.to_owned(),
+        ok: sight.ok,
+        only_warns,
+        saw: kept_line(sight.lines.first().map_or("", String::as_str), 160),
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
+use rand::Rng as _;
+use shared::bundle::RolloutPolicy;
 use shared::documents::{
     Decision, NodeObjectError, NodeStatus, Nonce, Phase, RolloutDocument, RolloutDocumentError,
     RolloutReport, SlotReport, Waiting, open_node_object, seal_node_object,
@@ -21,7 +23,7 @@ use super::Agent;
 use super::failure::{Failure, Retry, Stop};
 use super::state::{Adoption, State};
 use crate::disk::{CheckedRelease, Plan};
-use crate::rollout::{BootTime, Slot, SlotFile};
+use crate::rollout::{BootTime, Prober, Slot, SlotFile};
 use crate::trouble::{Source, chain};
 
 /// How long one request about the document may take.
@@ -51,6 +53,8 @@ pub(super) struct Rollouts {
     pub(super) report: RolloutReport,
     /// Going back did not succeed at once.
     pub(super) struggles: bool,
+    /// The probes of a node's first release, until they succeed or its deadline is over: they are only reported.
+    pub(super) first: Option<(RolloutPolicy, Prober, tokio::time::Instant)>,
     /// Probes that failed before the release, when that was found out, for which release.
     pub(super) baseline: Option<(
         ReleaseNumber,
@@ -89,6 +93,8 @@ enum RolloutError {
     Document(#[source] RolloutDocumentError),
     #[error("the group's key, with which the rollout document is verified, cannot be read")]
     Key,
+    #[error("what this node remembers of its slot cannot be read, so it begins nothing")]
+    Slot,
     #[error("the rollout document changes faster than this node can write it")]
     Contended,
     #[error("the rollout document cannot be encoded: this is a bug")]
@@ -108,6 +114,7 @@ impl Rollouts {
                 ..RolloutReport::default()
             },
             struggles: false,
+            first: None,
             baseline: None,
         }
     }
@@ -203,7 +210,7 @@ impl Agent {
         if !self.needs_no_slot(&checked)
             && let Some(policy) = checked.release().index().rollout.clone()
         {
-            let prober = crate::rollout::Prober::new(&policy.probes, checked.release());
+            let prober = Prober::new(&policy.probes, checked.release());
             let sights = self
                 .try_probes(&prober, policy.probes.iter().collect())
                 .await?;
@@ -226,6 +233,10 @@ impl Agent {
         plan: Plan,
     ) -> Result<State, Stop> {
         let policy = checked.release().index().rollout.clone();
+        if let Some(policy) = policy.clone().filter(|_| self.release().is_none()) {
+            let prober = Prober::new(&policy.probes, checked.release());
+            self.rollouts.first = Some((policy, prober, tokio::time::Instant::now()));
+        }
         let Some(policy) = policy.filter(|_| !self.needs_no_slot(&checked)) else {
             return Ok(State::Apply(adoption, checked, plan));
         };
@@ -237,7 +248,7 @@ impl Agent {
         }
         if self.rollouts.unread {
             let later = State::Slot(adoption, checked, plan);
-            let error = RolloutError::Key;
+            let error = RolloutError::Slot;
             return Err(refused(error).resume_at(later).into());
         }
         let release = checked.number();
@@ -306,6 +317,7 @@ impl Agent {
                         }
                         Err(Stop::Failed(failure)) if failure.kind == CONFLICT => {
                             self.remember_slot(None)?;
+                            self.step_aside().await?;
                         }
                         // It may have been written all the same: the next look shows it.
                         Err(Stop::Failed(failure)) => {
@@ -372,6 +384,8 @@ impl Agent {
     ) -> Result<State, Stop> {
         self.rollouts.report.waiting = None;
         self.rollouts.report.reverted = None;
+        self.rollouts.first = None;
+        self.troubles.clear(Source::Probes);
         let release = checked.number();
         let fresh = self
             .rollouts
@@ -417,7 +431,8 @@ impl Agent {
             _ => Ending::Unused,
         };
         self.report().await;
-        for _ in 0..TRIES {
+        let mut tries = 0;
+        loop {
             let read = self.read_rollout().await?;
             let Some(document) = read.document else {
                 break;
@@ -440,8 +455,12 @@ impl Agent {
             };
             match self.write_rollout(&next, read.tag).await {
                 Ok(()) => break,
-                Err(Stop::Failed(failure)) if failure.kind == CONFLICT => {}
+                Err(Stop::Failed(failure)) if failure.kind == CONFLICT => self.step_aside().await?,
                 Err(stop) => return Err(stop),
+            }
+            tries += 1;
+            if tries == TRIES {
+                return Err(refused(RolloutError::Contended).into());
             }
         }
         self.decided(
@@ -555,6 +574,13 @@ impl Agent {
             Some(next) => self.write_rollout(&next, read.tag).await,
             None => Ok(()),
         }
+    }
+
+    /// Somebody else was faster: a short while, of a length unlike theirs, before the next try.
+    async fn step_aside(&mut self) -> Result<(), Stop> {
+        let pause = Duration::from_millis(rand::rng().random_range(20..400));
+        let sleep = self.clock.sleep(pause);
+        self.network(Phase::Slot, REQUEST_DEADLINE, sleep).await
     }
 
     fn stamp(&self, now: Timestamp) -> Stamp {

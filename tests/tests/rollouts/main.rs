@@ -4,6 +4,8 @@ mod stage;
 
 use std::time::Duration;
 
+use anyhow::Context as _;
+
 use platform_tests::faulty_proxy::{Fault, FaultyProxy};
 use shared::documents::Transition;
 use stage::{Bad, Stage};
@@ -200,5 +202,64 @@ async fn a_store_that_is_gone_in_the_middle_and_two_publishes_at_once_end_well()
             d.good.map(|g| g.get()) == Some(release)
         })
         .await?;
+    Ok(())
+}
+
+/// Killed at a step, and started again: the release is there in the end, or, where it is bad, the one before.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_step_of_a_rollout() -> Result {
+    const STEPS: [(&str, bool); 10] = [
+        // Asking for the slot, giving it back.
+        ("rollout::write", false),
+        ("rollout::write:2", false),
+        ("rollout::probe", false),
+        ("rollout::give-back", false),
+        ("apply::manifest.before", false),
+        ("engine::commit", false),
+        // Noting the failure; going back; the files of going back.
+        ("rollout::write:2", true),
+        ("rollout::revert", true),
+        ("apply::manifest.before:2", true),
+        ("apply::commit.before:2", true),
+    ];
+    for points in agent::engine::ROLLOUT_FAIL_POINTS {
+        assert!(STEPS.iter().any(|(step, _)| step.starts_with(points)));
+    }
+    let both = [false, true].map(|bad| async move {
+        for (step, _) in STEPS.iter().filter(|(_, is_bad)| *is_bad == bad) {
+            let wanted = if bad { Bad::With("v2") } else { Bad::Never };
+            killed_at(step, wanted)
+                .await
+                .with_context(|| format!("killed at {step}, bad: {bad}"))?;
+        }
+        anyhow::Ok(())
+    });
+    for done in futures::future::join_all(both).await {
+        done?;
+    }
+    Ok(())
+}
+
+async fn killed_at(step: &str, bad: Bad) -> Result {
+    let mut stage = Stage::set(1, bad).await?;
+    let before = stage.manifests()?;
+    let node = stage.node_mut("node-0")?;
+    node.terminate().await?;
+    node.start_with(&[(agent::failpoints::VARIABLE, step)])?;
+    let release = stage.publish("v2").await?;
+    let node = stage.node_mut("node-0")?;
+    node.killed_itself(stage::TEST_PATIENCE).await?;
+    node.start()?;
+    if matches!(bad, Bad::Never) {
+        stage.watch_until_all(release).await?;
+    } else {
+        let halted = |d: &shared::documents::RolloutDocument| {
+            d.is_halted(stage::number(release)) && d.holders.is_empty()
+        };
+        stage.until("it is halted", halted).await?;
+        anyhow::ensure!(stage.manifests()? == before, "not byte for byte");
+    }
+    let verified = stage.node("node-0")?.run_verb("verify", &[]).await?;
+    anyhow::ensure!(verified.status.success(), "{verified:?}");
     Ok(())
 }
