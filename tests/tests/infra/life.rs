@@ -28,8 +28,8 @@ async fn an_empty_account_to_two_groups_and_back() {
         &[
             "API server: https://kube.example.com:6443",
             "kubeconfig: wrote",
-            "dev-secure|",
-            "dev-compute|",
+            "|  dev-secure",
+            "|  dev-compute",
         ],
     );
     let key = desk.path(".ssh/dev");
