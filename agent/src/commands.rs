@@ -110,7 +110,7 @@ async fn run(config: &Config) -> anyhow::Result<Exit> {
         release = ?parts.disk.release(),
         "platform-agent"
     );
-    let ended = Agent::new(parts).run(shutdown).await;
+    let ended = Box::pin(Agent::new(parts).run(shutdown)).await;
     if let Some(server) = server {
         server.abort();
     }

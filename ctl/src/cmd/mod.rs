@@ -148,7 +148,7 @@ impl Cli {
         match self.verb {
             Verb::Init(args) => args.run(&directory),
             Verb::Doctor(args) => args.run(&directory).await,
-            Verb::Run(args) => args.run(&directory).await,
+            Verb::Run(args) => Box::pin(args.run(&directory)).await,
             Verb::Plan(args) => args.run(&directory).await,
             Verb::Apply(args) => args.run(&directory).await,
             Verb::Destroy(args) => args.run(&directory).await,
@@ -176,7 +176,7 @@ impl Cli {
             Verb::Replace(args) => args.run(&directory).await,
             Verb::Secrets(args) => args.run(&directory).await,
             Verb::Artifacts(args) => args.run(&directory).await,
-            Verb::Dev(args) => args.run(&directory).await,
+            Verb::Dev(args) => Box::pin(args.run(&directory)).await,
             Verb::Completions(args) => Ok(args.run()),
         }
     }

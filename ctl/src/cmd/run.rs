@@ -64,6 +64,8 @@ async fn step<T>(
     signals: &mut StopSignals,
     work: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<T> {
+    // They hold every client of AWS, which is much for a stack.
+    let work = Box::pin(work);
     tokio::select! {
         done = work => done,
         () = signals.asked() => Err(Interrupted.into()),
