@@ -15,7 +15,7 @@ use shared::limits;
 use shared::names::ReleaseNumber;
 use shared::rollout::{
     Admission, Ending, FirstRelease, GroupView, NodeFacts, NodeSeen, Resume, Stage, Stamp, Window,
-    Wish, admit, conclude, first_release, give_back, record_failure, resume,
+    Wish, admit, conclude, first_release, give_back, needs_view, record_failure, resume,
 };
 use shared::store::{ETag, Fetched, PutCondition, StoreError, StoreErrorKind, keys};
 
@@ -437,7 +437,11 @@ impl Agent {
             let Some(document) = read.document else {
                 break;
             };
-            let view = self.view().await?;
+            // Nobody else is under way: whose turn it is next, and whether all have it.
+            let view = match needs_view(&document, &self.identity.node) {
+                true => self.view().await?,
+                false => None,
+            };
             let (node, zone) = (
                 self.identity.node.clone(),
                 self.rollouts.report.zone.clone(),

@@ -5,7 +5,7 @@ use super::view::{GroupView, take_stock};
 use crate::documents::{
     FailedAdoption, Halt, Holder, REASON_CHARACTERS, RolloutDocument, kept_line, kept_lines,
 };
-use crate::names::ReleaseNumber;
+use crate::names::{NodeId, ReleaseNumber};
 
 /// How a transition ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,13 @@ pub enum Ending {
         /// The last lines of what the probe saw.
         lines: Vec<String>,
     },
+}
+
+/// Whether a node that gives its slot back is to look at the whole group: nobody else is in transition, so the turn may pass
+/// on and the rollout may be complete. Else a large group would be read once for each of its nodes.
+#[must_use]
+pub fn needs_view(document: &RolloutDocument, node: &NodeId) -> bool {
+    document.holders.iter().all(|holder| holder.node == *node)
 }
 
 /// The document without this node's slot; none where it says so already. With a view of the group, whose turn it is next

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use shared::documents::{Nonce, RolloutDocument};
 use shared::names::NodeId;
 use shared::rollout::{
-    Admission, Ending, NodeFacts, NodeSeen, Resume, Stage, Stamp, Window, Wish, admit, conclude,
-    give_back, record_failure, resume,
+    Admission, Ending, GroupView, NodeFacts, NodeSeen, Resume, Stage, Stamp, Window, Wish, admit,
+    conclude, give_back, needs_view, record_failure, resume,
 };
 
 use crate::world::{Answer, Event, Op, Time, World, date, number};
@@ -191,40 +191,15 @@ impl Node {
                 self.reported = (self.on_disk, world.now);
                 self.ask(n, world, State::Returning, Op::Document);
             }
-            (State::Returning, Some(Answer::Document(document, tag, now))) => {
-                self.ask(n, world, State::Viewing(document, tag, now), Op::View);
+            (State::Returning, Some(Answer::Document(Some(document), tag, now))) => {
+                if needs_view(&document, &self.id) {
+                    self.ask(n, world, State::Viewing(Some(document), tag, now), Op::View);
+                } else {
+                    self.returns(n, world, &document, tag, now, None);
+                }
             }
             (State::Viewing(Some(document), tag, now), Some(Answer::View(view))) => {
-                let Some(slot) = self.slot.clone() else {
-                    return;
-                };
-                let ending = match slot.stage {
-                    Stage::Committed => Ending::Committed,
-                    Stage::Reverted => Ending::Failed {
-                        why: "probe".to_owned(),
-                        lines: Vec::new(),
-                    },
-                    _ => Ending::Unused,
-                };
-                let stamp = Stamp {
-                    nonce: world.nonce(),
-                    now,
-                };
-                let release = number(slot.release);
-                match give_back(
-                    &document,
-                    self.facts(),
-                    release,
-                    &ending,
-                    Some(&view),
-                    stamp,
-                ) {
-                    Some(next) => self.ask(n, world, State::Returned, Op::Put(Box::new(next), tag)),
-                    None => {
-                        self.slot = None;
-                        self.again(n, world, 100, 1_000);
-                    }
-                }
+                self.returns(n, world, &document, tag, now, Some(&view));
             }
             (State::Returned, Some(Answer::Done)) => {
                 self.slot = None;
@@ -342,6 +317,40 @@ impl Node {
                     Some(next) => self.ask(n, world, State::Writing, Op::Put(next, tag)),
                     None => self.again(n, world, 9_000, 11_000),
                 }
+            }
+        }
+    }
+
+    fn returns(
+        &mut self,
+        n: usize,
+        world: &mut World,
+        document: &RolloutDocument,
+        tag: Option<u64>,
+        now: Timestamp,
+        view: Option<&GroupView>,
+    ) {
+        let Some(slot) = self.slot.clone() else {
+            return;
+        };
+        let ending = match slot.stage {
+            Stage::Committed => Ending::Committed,
+            Stage::Reverted => Ending::Failed {
+                why: "probe".to_owned(),
+                lines: Vec::new(),
+            },
+            _ => Ending::Unused,
+        };
+        let stamp = Stamp {
+            nonce: world.nonce(),
+            now,
+        };
+        let release = number(slot.release);
+        match give_back(document, self.facts(), release, &ending, view, stamp) {
+            Some(next) => self.ask(n, world, State::Returned, Op::Put(Box::new(next), tag)),
+            None => {
+                self.slot = None;
+                self.again(n, world, 100, 1_000);
             }
         }
     }
