@@ -144,14 +144,14 @@ impl Agent {
     }
 
     /// Remembers the slot durably; what can't be remembered is not done.
-    pub(super) fn remember_slot(&mut self, slot: Option<Slot>) -> Result<(), Failure> {
+    pub(super) fn remember_slot(&mut self, slot: Option<Slot>) -> Result<(), Stop> {
         let failed = |e| Failure::new(Phase::Slot, "slot", Retry::NextPoll, e);
         self.rollouts.file.save(slot.as_ref()).map_err(failed)?;
         self.rollouts.slot = slot;
         Ok(())
     }
 
-    pub(super) fn reach(&mut self, stage: Stage) -> Result<(), Failure> {
+    pub(super) fn reach(&mut self, stage: Stage) -> Result<(), Stop> {
         match self.rollouts.slot.clone() {
             None => Ok(()),
             Some(slot) => self.remember_slot(Some(Slot { stage, ..slot })),
@@ -405,7 +405,7 @@ impl Agent {
     }
 
     /// Before the first forward write: whether there is still time for it.
-    pub(super) fn may_go_forward(&mut self) -> Result<bool, Failure> {
+    pub(super) fn may_go_forward(&mut self) -> Result<bool, Stop> {
         let Some(slot) = self.rollouts.slot.clone() else {
             return Ok(true);
         };

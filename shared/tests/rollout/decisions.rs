@@ -184,7 +184,7 @@ fn the_view_hands_the_turn_on_and_finds_the_rollout_complete() {
     .unwrap();
     assert_eq!(given.good, Some(number(2)));
     assert!(
-        is_complete(&given, &group(2), number(2), at(10)) == false,
+        !is_complete(&given, &group(2), number(2), at(10)),
         "the old status of a"
     );
     assert_eq!(
