@@ -38,7 +38,7 @@ pub enum Exit {
 /// Whatever went wrong; [`exit_of`] says how to end then.
 pub async fn carry_out(command: Command) -> anyhow::Result<Exit> {
     match command {
-        Command::Run(args) => run(&Config::load(&args.config)?).await,
+        Command::Run(args) => Box::pin(run(&Config::load(&args.config)?)).await,
         Command::Once(args) => once(&Config::load(&args.config)?).await,
         Command::Verify(args) => verify(&Config::load(&args.config)?),
         Command::Hold(args) => hold(&args),

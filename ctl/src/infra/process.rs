@@ -1,6 +1,7 @@
 //! Running the engine so that nothing tears it from its state.
 //!
-//! It has a process group of its own: Ctrl-C reaches it once, from us, and it ends what it has begun and writes its state.
+//! It has a process group of its own: Ctrl-C does not reach it, so it goes on to its end and writes its state; a second Ctrl-C
+//! is passed on.
 //! Its output goes into files that we follow, not into pipes: where we are killed, it goes on to its end, with nobody
 //! reading. Its standard input is the run directory's lock, so the next run waits for it.
 
@@ -67,12 +68,15 @@ pub(super) async fn follow(
         tokio::select! {
             ended = child.wait() => break ended.context("the engine cannot be waited for")?,
             () = signals.asked() => {
+                // Its AWS provider gives up requests under way when it is told to end: what they made would be in no state.
                 if interrupted {
-                    output::note("still waiting: ending it now would lose what it has made and not recorded yet");
-                } else {
-                    output::note("interrupted: waiting until what has begun is done and recorded");
-                    interrupted = true;
+                    output::note("telling it to end: what it has made and not recorded yet has to be imported or removed by hand");
                     interrupt(&child);
+                } else {
+                    output::note(
+                        "interrupted: the engine goes on to its end, so that everything is recorded, and nothing follows it (again: end it now)",
+                    );
+                    interrupted = true;
                 }
             }
             () = sleep(LOOK) => lines.each(&mut line)?,

@@ -4,11 +4,11 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::unreachable,
     clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::large_enum_variant,
-    reason = "a simulation that is wrong is to end at once"
+    clippy::disallowed_methods,
+    reason = "a helper of tests may fail the test"
 )]
 
 mod decisions;

@@ -142,7 +142,7 @@ impl World {
     fn plan_faults(&mut self, n: usize) {
         let until = self.setting.faults_until;
         let mut at = 0;
-        while at < until {
+        loop {
             at += self.rng.random_range(60_000..600_000);
             if at >= until {
                 break;

@@ -131,13 +131,13 @@ fn interrupted_steps(desk: &Desk) {
 }
 
 fn interrupted_apply(desk: &Desk) {
-    // Ctrl-C: what has begun is ended and recorded, and the lock given back.
+    // Ctrl-C: the engine goes on to its end, all is recorded, the lock is given back, and nothing follows.
     let mut run = desk.start_run();
     run.until("made: aws_vpc.this");
     run.signal(Signal::SIGINT);
     let ended = run
         .end()
-        .with(1, &["interrupted: waiting", "run the same again"]);
+        .with(1, &["interrupted: the engine goes on", "run the same again"]);
     assert!(!ended.said.contains("API server:"), "{}", ended.said);
     let seen = desk.observe();
     assert_eq!(locks(&seen), 0);

@@ -1,5 +1,16 @@
 //! Rollouts with real processes: agents, an embedded store, and a server whose health follows what is on the nodes' disks.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::large_enum_variant,
+    clippy::disallowed_methods,
+    reason = "a helper of tests may fail the test"
+)]
+
 mod stage;
 
 use std::time::Duration;
