@@ -129,9 +129,14 @@ impl Desk {
         Run::start(self.platformctl(&["run", "--yes", "--public-address", "192.0.2.10"]))
     }
 
+    /// Starts platformctl.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Run {
+        Run::start(self.platformctl(arguments))
+    }
+
     /// Runs platformctl to its end.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> Ended {
-        Run::start(self.platformctl(arguments)).end()
+        self.start(arguments).end()
     }
 
     /// Makes a bucket that belongs to somebody else.
