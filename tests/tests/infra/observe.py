@@ -116,7 +116,7 @@ print(json.dumps({
     "rules": {g["GroupName"]: ordered(rules(g["IpPermissions"])) for g in groups},
     "templates": ordered(template(t) for t in ec2.describe_launch_templates()["LaunchTemplates"]),
     "groups": ordered(scaling(g) for g in asg.describe_auto_scaling_groups()["AutoScalingGroups"]),
-    "balancers": ordered({"name": b["LoadBalancerName"], "scheme": b["Scheme"], "type": b["Type"]} for b in elb.describe_load_balancers()["LoadBalancers"]),
+    "balancers": ordered({"name": b["LoadBalancerName"], "scheme": b.get("Scheme", "internet-facing"), "type": b["Type"]} for b in elb.describe_load_balancers()["LoadBalancers"]),
     "targets": ordered(
         {"name": t["TargetGroupName"], "protocol": t["Protocol"], "port": t["Port"], "check": t["HealthCheckProtocol"] + " " + t["HealthCheckPath"]}
         for t in elb.describe_target_groups()["TargetGroups"]
