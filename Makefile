@@ -98,7 +98,7 @@ advisories: ## check the dependencies against the RustSec database (fetched from
 .PHONY: bench
 bench: agent ## measure what docs/benchmarks.md reports
 	@tests/setup.sh --bench
-	PLATFORM_AGENT=$(AGENT) PATH="$(TARGET)/tools/bench-venv/bin:$$PATH" cargo bench --locked -p platform-tests --benches
+	PLATFORM_AGENT=$(AGENT) PATH="$(TARGET)/tools/bench-venv/bin:$$PATH" cargo bench --locked --workspace --bench '*'
 
 .PHONY: clean
 clean: ## remove everything that was built, and the tools of the tests

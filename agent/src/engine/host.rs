@@ -16,7 +16,7 @@ use super::Agent;
 use super::failure::{Failure, Stop};
 use super::state::{Adoption, State};
 use super::wait::DISK_PATIENCE;
-use crate::artifacts::{ArtifactError, Artifacts};
+use crate::artifacts::Artifacts;
 use crate::disk::{CheckedRelease, DiskError, Plan};
 use crate::kubelet::{AUTHORITY, KubeletCertificate, KubeletError};
 use crate::trouble::{Source, chain};
@@ -392,11 +392,5 @@ impl Agent {
                 self.artifact_patience.failed(self.poll_interval);
             }
         }
-    }
-}
-
-impl From<ArtifactError> for Failure {
-    fn from(error: ArtifactError) -> Self {
-        Self::artifact(Phase::Install, error)
     }
 }

@@ -1,51 +1,14 @@
-//! The bundle's table of contents, and the release that agrees with it (§3.1).
+//! The bundle's table of contents (§3.1).
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeSet;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
+use super::file::{FileEntry, Mode};
 use super::host::{Artifact, Restart, problems as host_problems};
 use super::rollout::{RolloutPolicy, problems as rollout_problems};
-use crate::check::secret_dir::Attributes;
-use crate::digest::Sha256Digest;
 use crate::limits;
-use crate::names::{EntryPath, EnvironmentName, GroupName, Place, ReleaseNumber, UnitName};
-use crate::secret::SecretBytes;
-
-/// Where a file came from: a rollback takes `template` files from then and `keyring` files from now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Origin {
-    /// Rendered from a template, or supplied by the operator beside one.
-    Template,
-    /// Made from what the keyring holds.
-    Keyring,
-}
-
-/// Permission bits, written as octal text (`"0600"`).
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Mode(u32);
-
-/// One file of a release.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FileEntry {
-    /// The file's place.
-    pub path: EntryPath,
-    /// Digest of its bytes.
-    pub sha256: Sha256Digest,
-    /// Its length in bytes.
-    pub bytes: u64,
-    /// Its permission bits on the node.
-    pub mode: Mode,
-    /// Its numeric owner on the node.
-    pub uid: u32,
-    /// Its numeric group on the node.
-    pub gid: u32,
-    /// Where it came from.
-    pub origin: Origin,
-}
+use crate::names::{EntryPath, EnvironmentName, GroupName, ReleaseNumber, UnitName};
 
 /// The bundle's table. The order of `files` is the order in which a node writes them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,85 +142,6 @@ pub enum IndexProblem {
     Digest(EntryPath),
 }
 
-/// An index and the bytes of all its files, in agreement. Only [`Release::new`] makes one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Release {
-    index: Index,
-    contents: BTreeMap<EntryPath, SecretBytes>,
-}
-
-// === impl Mode ===
-
-impl Mode {
-    /// From permission bits.
-    #[must_use]
-    pub const fn new(bits: u32) -> Self {
-        Self(bits & 0o7777)
-    }
-
-    /// The permission bits.
-    #[must_use]
-    pub const fn bits(self) -> u32 {
-        self.0
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04o}", self.0)
-    }
-}
-
-impl fmt::Debug for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04o}", self.0)
-    }
-}
-
-impl Serialize for Mode {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Mode {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(d)?;
-        let plain = text.len() == 4 && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
-        match u32::from_str_radix(&text, 8) {
-            Ok(bits) if plain => Ok(Self(bits)),
-            _ => Err(serde::de::Error::custom("a mode is four octal digits")),
-        }
-    }
-}
-
-// === impl FileEntry ===
-
-impl FileEntry {
-    /// The entry of `bytes` at `path`, owned by root.
-    #[must_use]
-    pub fn describe(path: EntryPath, bytes: &[u8], mode: Mode, origin: Origin) -> Self {
-        Self {
-            path,
-            sha256: Sha256Digest::of(bytes),
-            bytes: bytes.len() as u64,
-            mode,
-            uid: 0,
-            gid: 0,
-            origin,
-        }
-    }
-
-    /// What a node makes of the file beside its content.
-    #[must_use]
-    pub fn attributes(&self) -> Attributes {
-        Attributes {
-            mode: self.mode.bits(),
-            owner: (self.uid, self.gid),
-        }
-    }
-}
-
 // === impl Index ===
 
 impl Index {
@@ -360,77 +244,5 @@ impl Index {
             None => serde_json::to_vec(&content),
             Some(policy) => serde_json::to_vec(&(content, policy)),
         }
-    }
-}
-
-// === impl Release ===
-
-impl Release {
-    /// Joins an index and its files.
-    ///
-    /// # Errors
-    /// Everything in which the two disagree, or in which the index breaks a limit.
-    pub fn new(
-        index: Index,
-        contents: BTreeMap<EntryPath, SecretBytes>,
-    ) -> Result<Self, Vec<IndexProblem>> {
-        let mut problems = index.problems();
-        for file in &index.files {
-            match contents.get(&file.path) {
-                None => problems.push(IndexProblem::Missing(file.path.clone())),
-                Some(bytes) => {
-                    let same = bytes.len() as u64 == file.bytes
-                        && Sha256Digest::of(bytes.expose()) == file.sha256;
-                    if !same {
-                        problems.push(IndexProblem::Digest(file.path.clone()));
-                    }
-                }
-            }
-        }
-        let listed: BTreeSet<&EntryPath> = index.files.iter().map(|f| &f.path).collect();
-        for path in contents.keys() {
-            if !listed.contains(path) {
-                problems.push(IndexProblem::Unlisted(path.clone()));
-            }
-        }
-        if problems.is_empty() {
-            Ok(Self { index, contents })
-        } else {
-            Err(problems)
-        }
-    }
-
-    /// The table.
-    #[must_use]
-    pub fn index(&self) -> &Index {
-        &self.index
-    }
-
-    /// The bytes of one file.
-    #[must_use]
-    pub fn bytes(&self, path: &EntryPath) -> Option<&SecretBytes> {
-        self.contents.get(path)
-    }
-
-    /// Every file with its bytes, in the order of writing.
-    pub fn files(&self) -> impl Iterator<Item = (&FileEntry, &SecretBytes)> {
-        self.index
-            .files
-            .iter()
-            .filter_map(|f| Some((f, self.contents.get(&f.path)?)))
-    }
-
-    /// The files of each pod's secret directory: pod → file name → (mode and owner, bytes).
-    #[must_use]
-    pub fn secret_directories(&self) -> BTreeMap<&str, BTreeMap<&str, (Attributes, &[u8])>> {
-        let mut pods: BTreeMap<&str, BTreeMap<&str, (Attributes, &[u8])>> = BTreeMap::new();
-        for (entry, bytes) in self.files() {
-            if let Place::Secret { pod, name } = entry.path.place() {
-                pods.entry(pod)
-                    .or_default()
-                    .insert(name, (entry.attributes(), bytes.expose()));
-            }
-        }
-        pods
     }
 }

@@ -3,16 +3,20 @@
 //! [`Release`] is the checked value: its index and its bytes agree. [`pack`] and [`unpack`] turn it into the plain
 //! `tar.zst` and back, strictly; [`seal`] and [`open`] add the encryption. Nothing else makes a [`Release`] from bytes.
 
+mod file;
 mod host;
 mod index;
 mod pack;
+mod release;
 mod rollout;
 mod seal;
 mod unpack;
 
+pub use file::{FileEntry, Mode, Origin};
 pub use host::{Artifact, Restart, Unpack};
-pub use index::{FileEntry, Index, IndexProblem, Mode, Origin, Release};
+pub use index::{Index, IndexProblem};
 pub use pack::{PackError, pack};
+pub use release::Release;
 pub use rollout::{
     InvalidMaxUnavailable, InvalidTimeSpan, MaxUnavailable, Probe, ProbeCheck, RolloutPolicy,
     TimeSpan, Waiver,

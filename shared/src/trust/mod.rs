@@ -8,6 +8,7 @@
 mod error;
 mod lone;
 mod refresh;
+mod role_keys;
 pub mod sign;
 mod store;
 mod target;

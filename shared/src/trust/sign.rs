@@ -1,28 +1,22 @@
 //! The signing side: the documents of a repository from keys in memory (§3.5).
 
 use std::collections::HashMap;
-use std::fmt;
 use std::num::NonZeroU64;
 
-use async_trait::async_trait;
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::Ed25519KeyPair;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::Serialize;
 use tough::TargetName;
 use tough::editor::signed::SignedRole;
-use tough::key_source::KeySource;
 use tough::schema::{
     Hashes, KeyHolder, Metafile, Role, RoleKeys, RoleType, Root, Signed, Snapshot, Target, Targets,
     Timestamp as TimestampRole,
 };
 use tough::sign::Sign;
 
+pub use super::role_keys::{RepositoryKeys, RoleKey};
 use crate::digest::Sha256Digest;
-use crate::secret::SecretBytes;
 
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// How long a root is valid.
@@ -31,8 +25,6 @@ pub const ROOT_LIFE: SignedDuration = SignedDuration::from_hours(24 * 3650);
 pub const METADATA_LIFE: SignedDuration = SignedDuration::from_hours(24 * 365);
 /// The version of the TUF specification that the documents follow.
 const SPEC_VERSION: &str = "1.0.0";
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Signing failed.
 #[derive(Debug, thiserror::Error)]
@@ -61,24 +53,6 @@ pub enum SignError {
     /// A target's name is refused.
     #[error("the target name {0:?} is refused")]
     TargetName(String),
-}
-
-/// An Ed25519 signing key (PKCS#8), which no print shows.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RoleKey(SecretBytes);
-
-/// The keys of one repository.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RepositoryKeys {
-    /// Signs roots.
-    pub root: RoleKey,
-    /// Signs targets.
-    pub targets: RoleKey,
-    /// Signs snapshots.
-    pub snapshot: RoleKey,
-    /// Signs timestamps.
-    pub timestamp: RoleKey,
 }
 
 /// A target to list.
@@ -127,88 +101,6 @@ pub struct SignedDocuments {
     pub timestamp: Bytes,
     /// Their versions.
     pub versions: Versions,
-}
-
-// === impl RoleKey ===
-
-impl RoleKey {
-    /// A fresh key.
-    ///
-    /// # Errors
-    /// [`SignError::Generate`] where the system has no randomness.
-    pub fn generate() -> Result<Self, SignError> {
-        let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
-            .map_err(|_| SignError::Generate)?;
-        Ok(Self(SecretBytes::new(document.as_ref().to_vec())))
-    }
-
-    fn key_pair(&self) -> Result<Ed25519KeyPair, SignError> {
-        Ed25519KeyPair::from_pkcs8(self.0.expose()).map_err(|_| SignError::Key)
-    }
-
-    fn source(&self) -> Box<dyn KeySource> {
-        Box::new(self.clone())
-    }
-}
-
-impl fmt::Debug for RoleKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[signing key]")
-    }
-}
-
-impl Serialize for RoleKey {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&STANDARD.encode(self.0.expose()))
-    }
-}
-
-impl<'de> Deserialize<'de> for RoleKey {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(d)?;
-        let bytes = STANDARD
-            .decode(text)
-            .map_err(|_| serde::de::Error::custom("a signing key is base64"))?;
-        Ok(Self(SecretBytes::new(bytes)))
-    }
-}
-
-#[async_trait]
-impl KeySource for RoleKey {
-    async fn as_sign(&self) -> Result<Box<dyn Sign>, BoxError> {
-        Ok(Box::new(self.key_pair()?))
-    }
-
-    async fn write(&self, _: &str, _: &str) -> Result<(), BoxError> {
-        Err("a signing key of the keyring is not written back by tough".into())
-    }
-}
-
-// === impl RepositoryKeys ===
-
-impl RepositoryKeys {
-    /// Fresh keys.
-    ///
-    /// # Errors
-    /// [`SignError::Generate`].
-    pub fn generate() -> Result<Self, SignError> {
-        Ok(Self {
-            root: RoleKey::generate()?,
-            targets: RoleKey::generate()?,
-            snapshot: RoleKey::generate()?,
-            timestamp: RoleKey::generate()?,
-        })
-    }
-
-    fn role(&self, role: RoleType) -> Option<&RoleKey> {
-        match role {
-            RoleType::Root => Some(&self.root),
-            RoleType::Targets => Some(&self.targets),
-            RoleType::Snapshot => Some(&self.snapshot),
-            RoleType::Timestamp => Some(&self.timestamp),
-            _ => None,
-        }
-    }
 }
 
 // === impl Lives ===

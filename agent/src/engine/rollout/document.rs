@@ -1,0 +1,202 @@
+//! The document that a group agrees in: read, believed, written over what was read; and the group as its statuses show it.
+
+use std::time::Duration;
+
+use futures::{StreamExt as _, stream};
+use jiff::Timestamp;
+use rand::Rng as _;
+use shared::documents::{
+    GroupKey, NodeStatus, Nonce, Phase, RolloutDocument, open_node_object, seal_node_object,
+};
+use shared::limits;
+use shared::names::{NodeId, ReleaseNumber};
+use shared::rollout::{GroupView, NodeFacts, NodeSeen, Stamp};
+use shared::store::{ETag, Fetched, PutCondition, StoreError, StoreErrorKind, keys};
+
+use super::{RolloutError, refused};
+use crate::engine::Agent;
+use crate::engine::failure::{Failure, Stop};
+use crate::rollout::BootTime;
+use crate::trouble::chain;
+
+/// How long one request about the document may take.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// How long reading the group's status objects may take.
+const VIEW_DEADLINE: Duration = Duration::from_secs(60);
+/// Status objects that are read at once.
+const PARALLEL: usize = 16;
+
+/// The document as it was read.
+pub(super) struct Read {
+    pub(super) document: Option<RolloutDocument>,
+    pub(super) tag: Option<ETag>,
+    /// The store's time at the answer.
+    pub(super) now: Timestamp,
+    /// The time on the clock of deadlines when it was asked for.
+    pub(super) asked: BootTime,
+}
+
+/// What this node is, for the decisions.
+pub(super) struct OwnFacts {
+    node: NodeId,
+    zone: Option<String>,
+    on_disk: Option<ReleaseNumber>,
+}
+
+impl OwnFacts {
+    pub(super) fn facts(&self) -> NodeFacts<'_> {
+        NodeFacts {
+            node: &self.node,
+            zone: self.zone.as_deref(),
+            on_disk: self.on_disk,
+        }
+    }
+}
+
+fn store_failure(error: StoreError) -> Failure {
+    Failure::store(Phase::Slot, error)
+}
+
+impl Agent {
+    pub(super) fn own_facts(&self) -> OwnFacts {
+        OwnFacts {
+            node: self.identity.node.clone(),
+            zone: self.rollouts.report.zone.clone(),
+            on_disk: self.release(),
+        }
+    }
+
+    pub(super) fn stamp(&self, now: Timestamp) -> Stamp {
+        let nonce = Nonce::random();
+        Stamp { nonce, now }
+    }
+
+    /// The store's time at its last answer.
+    fn store_time(&self) -> Timestamp {
+        let told = self.store.server_time();
+        told.map_or_else(|| self.clock.now(), |told| told.server)
+    }
+
+    pub(super) async fn read_rollout(&mut self) -> Result<Read, Stop> {
+        let key = self.with_disk(|disk| disk.group_key()).ok().flatten();
+        let key = key.ok_or_else(|| refused(RolloutError::Key))?;
+        self.read_rollout_with(&key).await
+    }
+
+    pub(super) async fn read_rollout_with(&mut self, group_key: &GroupKey) -> Result<Read, Stop> {
+        let asked = self.clock.boot_time();
+        let key = keys::rollout(&self.identity.group);
+        let store = self.store.clone();
+        let known = self.rollouts.cached.as_ref().map(|(tag, _)| tag.clone());
+        let name = key.clone();
+        let get = async move {
+            store
+                .get(&name, limits::NODE_OBJECT_BYTES, known.as_ref())
+                .await
+        };
+        let answer = self.network(Phase::Slot, REQUEST_DEADLINE, get).await?;
+        let now = self.store_time();
+        let (document, tag) = match answer {
+            Ok(Fetched::NotModified) => match self.rollouts.cached.clone() {
+                Some((tag, document)) => (Some(document), Some(tag)),
+                None => (None, None),
+            },
+            Ok(Fetched::Object { bytes, etag }) => {
+                let bound = keys::bound_name(&self.identity.environment, &key);
+                let document: RolloutDocument = open_node_object(&bytes, &bound, group_key)
+                    .map_err(|e| refused(RolloutError::Object(e)))?;
+                let usable = document.usable(self.rollouts.seen);
+                let document = usable.map_err(|e| refused(RolloutError::Document(e)))?;
+                self.rollouts.seen = document.revision;
+                self.rollouts.cached = Some((etag.clone(), document.clone()));
+                (Some(document), Some(etag))
+            }
+            Err(error) if error.kind == StoreErrorKind::NotFound => {
+                self.rollouts.cached = None;
+                (None, None)
+            }
+            Err(error) => return Err(store_failure(error).into()),
+        };
+        Ok(Read {
+            document,
+            tag,
+            now,
+            asked,
+        })
+    }
+
+    /// Writes over what was read; a failure of the kind [`CONFLICT`] where somebody else was faster.
+    pub(super) async fn write_rollout(
+        &mut self,
+        next: &RolloutDocument,
+        tag: Option<ETag>,
+    ) -> Result<(), Stop> {
+        fail::fail_point!("rollout::write");
+        let key = keys::rollout(&self.identity.group);
+        let bound = keys::bound_name(&self.identity.environment, &key);
+        let group_key = self.with_disk(|disk| disk.group_key()).ok().flatten();
+        let group_key = group_key.ok_or_else(|| refused(RolloutError::Key))?;
+        let mut next = next.clone();
+        // A document that was removed does not begin again below what was seen.
+        next.revision = next.revision.max(self.rollouts.seen.saturating_add(1));
+        let sealed = seal_node_object(&next, &bound, Some(&group_key))
+            .map_err(|e| refused(RolloutError::Encode(e)))?;
+        let condition = tag.map_or(PutCondition::Absent, PutCondition::Matches);
+        let store = self.store.clone();
+        let put = async move { store.put(&key, sealed.into(), condition).await };
+        let put = self.network(Phase::Slot, REQUEST_DEADLINE, put).await?;
+        let tag = put.map_err(store_failure)?;
+        self.rollouts.seen = next.revision;
+        self.rollouts.cached = Some((tag, next));
+        Ok(())
+    }
+
+    /// Somebody else was faster: a short while, of a length unlike theirs, before the next try.
+    pub(super) async fn step_aside(&mut self) -> Result<(), Stop> {
+        let pause = Duration::from_millis(rand::rng().random_range(20..400));
+        let sleep = self.clock.sleep(pause);
+        self.network(Phase::Slot, REQUEST_DEADLINE, sleep).await
+    }
+
+    /// The group as its status objects show it; none where this node may not look. What is not authentic does not count.
+    pub(super) async fn view(&mut self) -> Result<Option<GroupView>, Stop> {
+        let group_key = self.with_disk(|disk| disk.group_key()).ok().flatten();
+        let Some(group_key) = group_key else {
+            return Ok(None);
+        };
+        let store = self.store.clone();
+        let prefix = keys::nodes_prefix(&self.identity.group);
+        let environment = self.identity.environment.clone();
+        let reading = async move {
+            let names = store.list(&prefix).await?;
+            let reads = names.into_iter().map(|key| {
+                let (store, environment) = (store.clone(), environment.clone());
+                let group_key = group_key.clone();
+                async move {
+                    let fetched = store.get(&key, limits::NODE_OBJECT_BYTES, None).await?;
+                    let Fetched::Object { bytes, .. } = fetched else {
+                        return Ok(None);
+                    };
+                    let name = keys::bound_name(&environment, &key);
+                    let opened = open_node_object::<NodeStatus>(&bytes, &name, &group_key);
+                    let own = |s: &NodeStatus| key.ends_with(&format!("/{}.json", s.node));
+                    Ok::<_, StoreError>(opened.ok().filter(own).map(|s| NodeSeen::of(&s)))
+                }
+            });
+            let seen: Vec<_> = stream::iter(reads).buffered(PARALLEL).collect().await;
+            let seen: Result<Vec<_>, StoreError> = seen.into_iter().collect();
+            Ok::<_, StoreError>(seen?.into_iter().flatten().collect())
+        };
+        match self.network(Phase::Slot, VIEW_DEADLINE, reading).await? {
+            Ok(nodes) => Ok(Some(GroupView { nodes })),
+            Err(error) if error.kind.is_transient() => Err(store_failure(error).into()),
+            Err(error) => {
+                tracing::warn!(
+                    error = chain(&error),
+                    "cannot look at the group's status objects"
+                );
+                Ok(None)
+            }
+        }
+    }
+}

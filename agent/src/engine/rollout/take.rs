@@ -1,0 +1,244 @@
+//! Taking a slot: the look at the probes before, the wish, the wait, the grant.
+
+use shared::documents::{RolloutDocument, Waiting};
+use shared::names::ReleaseNumber;
+use shared::rollout::{Admission, Stage, Window, Wish, admit};
+
+use super::{BASELINE_AGE, CONFLICT, RolloutError, TRIES, refused};
+use crate::disk::{CheckedRelease, Plan};
+use crate::engine::Agent;
+use crate::engine::failure::Stop;
+use crate::engine::state::{Adoption, State};
+use crate::rollout::{Prober, Slot};
+use crate::trouble::Source;
+
+/// What an earlier transition leaves to do.
+enum Unfinished {
+    Nothing,
+    /// Apply the same release again.
+    Apply,
+    /// Go back first.
+    Revert,
+    /// Wait for its own end.
+    Other,
+}
+
+impl Agent {
+    /// Whether a release is adopted without a slot: it asks for none, or is this node's first, or is here already.
+    fn needs_no_slot(&self, checked: &CheckedRelease) -> bool {
+        let on_disk = self.release();
+        let index = checked.release().index();
+        index.rollout.is_none() || on_disk.is_none() || on_disk == Some(index.release)
+    }
+
+    /// Before the plan: which probes fail already.
+    pub(in crate::engine) async fn baseline(
+        &mut self,
+        adoption: Adoption,
+        checked: CheckedRelease,
+    ) -> Result<State, Stop> {
+        let release = checked.number();
+        if !self.needs_no_slot(&checked)
+            && let Some(policy) = checked.release().index().rollout.clone()
+        {
+            let prober = Prober::new(&policy.probes, checked.release());
+            let sights = self
+                .try_probes(&prober, policy.probes.iter().collect())
+                .await?;
+            let failing = sights.iter().filter(|(_, sight)| !sight.ok);
+            let failed_before: std::collections::BTreeSet<String> =
+                failing.map(|(name, _)| name.clone()).collect();
+            if !failed_before.is_empty() {
+                tracing::warn!(%release, probes = ?failed_before, "these fail already, and can only warn");
+            }
+            self.rollouts.baseline = Some((release, tokio::time::Instant::now(), failed_before));
+        }
+        Ok(State::Plan(adoption, checked))
+    }
+
+    /// Takes a slot, or waits for one (§6.11).
+    pub(in crate::engine) async fn slot(
+        &mut self,
+        adoption: Adoption,
+        checked: CheckedRelease,
+        plan: Plan,
+    ) -> Result<State, Stop> {
+        let policy = checked.release().index().rollout.clone();
+        if let Some(policy) = policy.clone().filter(|_| self.release().is_none()) {
+            let prober = Prober::new(&policy.probes, checked.release());
+            self.rollouts.first = Some((policy, prober, tokio::time::Instant::now()));
+        }
+        let Some(policy) = policy.filter(|_| !self.needs_no_slot(&checked)) else {
+            return Ok(State::Apply(adoption, checked, plan));
+        };
+        if self.hold_file.in_force(self.clock.now()).is_some() {
+            self.held_back = true;
+            self.resume = Some(State::Plan(adoption, checked));
+            self.dealt_with(None);
+            return Ok(State::Idle);
+        }
+        if self.rollouts.unread {
+            let later = State::Slot(adoption, checked, plan);
+            let error = RolloutError::Slot;
+            return Err(refused(error).resume_at(later).into());
+        }
+        let release = checked.number();
+        match self.unfinished(release) {
+            Unfinished::Nothing => {}
+            Unfinished::Apply => return Ok(State::Apply(adoption, checked, plan)),
+            Unfinished::Revert => return Ok(State::Revert),
+            Unfinished::Other => {
+                self.resume = Some(State::Slot(adoption, checked, plan));
+                self.dealt_with(None);
+                return Ok(State::Idle);
+            }
+        }
+        for _ in 0..TRIES {
+            let read = match self.read_rollout().await {
+                Ok(read) => read,
+                Err(Stop::Failed(failure)) => {
+                    let later = State::Slot(adoption, checked, plan);
+                    return Err(failure.resume_at(later).into());
+                }
+                Err(stop) => return Err(stop),
+            };
+            let document = read.document.clone().unwrap_or_else(RolloutDocument::empty);
+            let known = self.rollouts.slot.as_ref().map(|slot| slot.nonce.clone());
+            let stamp = self.stamp(read.now);
+            let own = self.own_facts();
+            let facts = own.facts();
+            let wish = Wish {
+                release,
+                policy: &policy,
+            };
+            match admit(&document, facts, wish, known.as_ref(), stamp) {
+                Admission::Holds => {
+                    self.decided("takes the slot", release, "granted");
+                    self.reach(Stage::Granted)?;
+                    return self.granted(adoption, checked, plan);
+                }
+                Admission::Take(next) => {
+                    let Some(previous) = self.with_disk(|disk| disk.ledger().release) else {
+                        return Ok(State::Apply(adoption, checked, plan));
+                    };
+                    // Remembered before it is asked for: an agent that is killed now looks again.
+                    self.remember_slot(Some(Slot {
+                        release,
+                        previous,
+                        nonce: next.nonce.clone(),
+                        since: read.now,
+                        started: read.asked,
+                        started_at: self.clock.now(),
+                        policy: policy.clone(),
+                        stage: Stage::Asking,
+                        failed_before: std::collections::BTreeSet::new(),
+                        why: None,
+                        lines: Vec::new(),
+                    }))?;
+                    match self.write_rollout(&next, read.tag).await {
+                        Ok(()) => {
+                            self.decided("takes the slot", release, "granted");
+                            self.reach(Stage::Granted)?;
+                            return self.granted(adoption, checked, plan);
+                        }
+                        Err(Stop::Failed(failure)) if failure.kind == CONFLICT => {
+                            self.remember_slot(None)?;
+                            self.step_aside().await?;
+                        }
+                        // It may have been written all the same: the next look shows it.
+                        Err(Stop::Failed(failure)) => {
+                            let later = State::Slot(adoption, checked, plan);
+                            return Err(failure.resume_at(later).into());
+                        }
+                        Err(stop) => return Err(stop),
+                    }
+                }
+                Admission::Wait(why, next) => {
+                    // A node that could not go back keeps its slot.
+                    let struggles = self.rollouts.struggles;
+                    if !struggles && self.rollouts.slot.is_some() {
+                        self.remember_slot(None)?;
+                    }
+                    if let Some(next) = next.filter(|_| !struggles) {
+                        // Somebody else does it where this fails.
+                        let _ = self.write_rollout(&next, read.tag).await;
+                    }
+                    self.decided("waits", release, &why.why());
+                    self.rollouts.report.waiting = Some(Waiting {
+                        release,
+                        kind: why.kind().to_owned(),
+                        why: why.why(),
+                    });
+                    self.troubles.clear(Source::Adoption);
+                    self.resume = Some(State::Slot(adoption, checked, plan));
+                    self.dealt_with(None);
+                    return Ok(State::Idle);
+                }
+            }
+        }
+        let later = State::Slot(adoption, checked, plan);
+        Err(refused(RolloutError::Contended).resume_at(later).into())
+    }
+
+    /// What an earlier transition leaves to do before `release` may ask for a slot.
+    fn unfinished(&self, release: ReleaseNumber) -> Unfinished {
+        let Some(slot) = &self.rollouts.slot else {
+            return Unfinished::Nothing;
+        };
+        let applying = self.with_disk(|disk| disk.ledger().applying.is_some());
+        let is_back = !applying && self.release() == Some(slot.previous.release);
+        match slot.stage {
+            Stage::Asking | Stage::Granted => Unfinished::Nothing,
+            Stage::Applying if slot.release == release && self.window(slot) == Window::Forward => {
+                Unfinished::Apply
+            }
+            Stage::Applying => Unfinished::Revert,
+            // The release that mends what this node could not go back from.
+            Stage::Reverting if is_back && release > slot.release => Unfinished::Nothing,
+            Stage::Probing | Stage::Committed | Stage::Reverting | Stage::Reverted => {
+                Unfinished::Other
+            }
+        }
+    }
+
+    /// The slot is there. What was seen of the probes and the disk must be fresh.
+    fn granted(
+        &mut self,
+        adoption: Adoption,
+        checked: CheckedRelease,
+        plan: Plan,
+    ) -> Result<State, Stop> {
+        self.rollouts.report.waiting = None;
+        self.rollouts.report.reverted = None;
+        self.rollouts.first = None;
+        self.troubles.clear(Source::Probes);
+        let release = checked.number();
+        let fresh = self
+            .rollouts
+            .baseline
+            .take()
+            .filter(|(of, at, _)| *of == release && at.elapsed() <= BASELINE_AGE);
+        let Some((_, _, failed_before)) = fresh else {
+            return Ok(State::Baseline(adoption, checked));
+        };
+        if let Some(slot) = self.rollouts.slot.clone() {
+            self.remember_slot(Some(Slot {
+                failed_before,
+                ..slot
+            }))?;
+        }
+        Ok(State::Apply(adoption, checked, plan))
+    }
+
+    /// Before the first forward write: whether there is still time for it.
+    pub(in crate::engine) fn may_go_forward(&mut self) -> Result<bool, Stop> {
+        let Some(slot) = self.rollouts.slot.clone() else {
+            return Ok(true);
+        };
+        if self.window(&slot) != Window::Forward {
+            return Ok(false);
+        }
+        self.reach(Stage::Applying)?;
+        Ok(true)
+    }
+}
