@@ -14,6 +14,9 @@ resource "aws_lb" "api_public" {
   security_groups                  = [aws_security_group.api_public.id]
   enable_cross_zone_load_balancing = true
   tags                             = { Name = "${var.environment}-api-public", Role = "secure" }
+
+  # A public one is refused while its network has no way out; and the way out stays while it has addresses.
+  depends_on = [aws_route.internet]
 }
 
 resource "aws_lb" "api_internal" {
@@ -32,6 +35,8 @@ resource "aws_lb_target_group" "api_public" {
   protocol    = "TCP"
   port        = local.api_port
   target_type = "instance"
+  # A connection that outlives its machine's place is begun anew by every client.
+  deregistration_delay = 30
 
   # /readyz without credentials is what the API server's configuration allows to anybody.
   health_check {
@@ -54,6 +59,8 @@ resource "aws_lb_target_group" "api_internal" {
   protocol    = "TCP"
   port        = local.api_port
   target_type = "instance"
+  # A connection that outlives its machine's place is begun anew by every client.
+  deregistration_delay = 30
   # With it, a machine that is led to itself by its own load balancer never gets an answer.
   preserve_client_ip = false
 

@@ -4,8 +4,9 @@
 data "aws_ami" "named" {
   count = startswith(var.coreos_image, "ami-") ? 0 : 1
 
-  owners      = var.image_owners
-  most_recent = true
+  owners             = var.image_owners
+  most_recent        = true
+  include_deprecated = true
   filter {
     name   = "name"
     values = [var.coreos_image]
@@ -49,7 +50,7 @@ resource "aws_launch_template" "machine" {
     http_put_response_hop_limit = 1
   }
 
-  # ip-10-100-2-207.REGION.compute.internal: certificates and Node objects bear these names.
+  # ip-10-100-2-207.REGION.compute.internal (ec2.internal in us-east-1): certificates and Node objects bear these names.
   private_dns_name_options {
     hostname_type                        = "ip-name"
     enable_resource_name_dns_a_record    = false
@@ -106,6 +107,11 @@ resource "aws_autoscaling_group" "secure" {
     }
   }
 
+  # Its machines leave the load balancers first, and then shut down.
+  timeouts {
+    delete = "20m"
+  }
+
   # `platformctl scale` and `replace` set how many machines are wanted, between min and max.
   lifecycle {
     ignore_changes = [desired_capacity]
@@ -136,6 +142,11 @@ resource "aws_autoscaling_group" "compute" {
       value               = tag.value
       propagate_at_launch = true
     }
+  }
+
+  # Its machines leave the load balancers first, and then shut down.
+  timeouts {
+    delete = "20m"
   }
 
   lifecycle {

@@ -22,6 +22,14 @@ pub fn line(text: impl AsRef<str>) {
     let _ = writeln!(stdout(), "{}", text.as_ref());
 }
 
+/// Writes a line to standard output for as long as there is a reader.
+///
+/// # Errors
+/// A reader that has gone away.
+pub fn stream(text: impl AsRef<str>) -> std::io::Result<()> {
+    writeln!(stdout(), "{}", text.as_ref())
+}
+
 /// Writes a line to standard error.
 pub fn note(text: impl AsRef<str>) {
     let _ = writeln!(stderr(), "{}", text.as_ref());
@@ -90,10 +98,13 @@ impl Redraw {
     }
 
     /// Draws these lines in the place of those before.
-    pub fn show(&mut self, lines: &[String]) {
+    ///
+    /// # Errors
+    /// A reader that has gone away: nobody looks any more.
+    pub fn show(&mut self, lines: &[String]) -> std::io::Result<()> {
         let mut out = stdout().lock();
-        let _ = out.write_all(self.drawn(lines).as_bytes());
-        let _ = out.flush();
+        out.write_all(self.drawn(lines).as_bytes())?;
+        out.flush()
     }
 
     /// In one piece, so that nothing flickers: home, each line to its end, and nothing below.

@@ -7,6 +7,7 @@ use shared::bundle::{Release, SealError, UnpackError, open, unpack};
 use shared::digest::Sha256Digest;
 use shared::documents::Phase;
 use shared::limits;
+use shared::rollout::Stage;
 use shared::secret::SecretText;
 use shared::store::{Fetched, deadline_for, keys};
 use shared::trust::ReleaseTarget;
@@ -167,7 +168,13 @@ impl Agent {
         }
         if !self.may_go_forward()? {
             self.handled = None;
-            return Ok(State::GiveBack);
+            let slot = self.rollouts.slot.as_ref();
+            let begun = slot.is_some_and(|slot| slot.stage == Stage::Applying);
+            return Ok(if begun {
+                State::Revert
+            } else {
+                State::GiveBack
+            });
         }
         match self.prepare_host(&checked, &plan).await {
             Ok(true) => {}

@@ -40,10 +40,21 @@ impl Agent {
         }
         self.adopted = None;
         let mut state = self.first_state();
+        let mut ends_slot = matches!(state, State::GiveBack | State::Revert);
         let stop = loop {
             match self.step(state).await {
                 Ok(State::Idle) => break None,
-                Ok(next) => state = next,
+                Ok(next) => {
+                    ends_slot = matches!(next, State::GiveBack | State::Revert) && ends_slot;
+                    state = next;
+                }
+                // A slot that cannot be ended is no reason not to hear of the release that mends it.
+                Err(Stop::Failed(failure)) if ends_slot => {
+                    ends_slot = false;
+                    let message = chain(failure.error.as_ref());
+                    self.trouble(Source::Rollout, failure.phase, failure.kind, message);
+                    state = State::Poll;
+                }
                 Err(stop) => break Some(stop),
             }
         };
@@ -109,7 +120,10 @@ impl Agent {
         };
         let message = chain(failure.error.as_ref());
         self.trouble(source, phase, failure.kind, message);
-        self.resume = failure.resume;
+        // What waited before a poll or a look at the metadata failed waits still: the next 304 is to find it.
+        if !matches!(phase, Phase::Idle | Phase::Verify) || failure.resume.is_some() {
+            self.resume = failure.resume;
+        }
         match failure.retry {
             Retry::OnChange => {
                 let refused = self.troubles.of(Source::Adoption).cloned();

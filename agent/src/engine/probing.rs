@@ -59,9 +59,16 @@ impl Agent {
             self.rollouts.first = self.release().is_none().then_some((policy, prober, since));
             return Ok(());
         }
-        let sights = self
+        let tried = self
             .try_probes(&prober, policy.probes.iter().collect())
-            .await?;
+            .await;
+        let sights = match tried {
+            Ok(sights) => sights,
+            Err(stop) => {
+                self.rollouts.first = Some((policy, prober, since));
+                return Err(stop);
+            }
+        };
         self.rollouts.report.probes = sights
             .iter()
             .map(|(name, sight)| probe_report(name, sight, true))
@@ -118,8 +125,7 @@ impl Agent {
                     lines: kept_lines(&lines),
                     ..slot
                 };
-                self.remember_slot(Some(slot.clone()))?;
-                self.note_failure(&slot).await?;
+                self.remember_slot(Some(slot))?;
                 Ok(State::Revert)
             }
         }
@@ -140,6 +146,10 @@ impl Agent {
         }
         slot.stage = Stage::Reverting;
         self.remember_slot(Some(slot.clone()))?;
+        if !slot.noted && self.note_failure(&slot).await? {
+            slot.noted = true;
+            self.remember_slot(Some(slot.clone()))?;
+        }
         fail::fail_point!("rollout::revert");
         let to = slot.previous.release;
         if let Err(failure) = self.go_back(&slot).await? {
@@ -150,8 +160,13 @@ impl Agent {
         self.finish_host().await;
         self.service_manager.ready();
         let end = slot.policy.deadline.get();
-        let health = self.probe_until(&slot, end, Duration::ZERO).await?;
-
+        let health = match self.probe_until(&slot, end, Duration::ZERO).await {
+            Err(Stop::Failed(failure)) => {
+                self.struggles(&slot, failure.kind, &chain(failure.error.as_ref()));
+                return Ok(State::Poll);
+            }
+            seen => seen?,
+        };
         let healthy = matches!(health, Probed::Healthy);
         self.rollouts.report.reverted = Some(RevertReport {
             release: slot.release,
@@ -165,7 +180,6 @@ impl Agent {
             Probed::Bad { why, .. } => {
                 let why = format!("back on release {to}, but not healthy: {why}");
                 self.struggles(&slot, "unhealthy", &why);
-
                 Ok(State::Poll)
             }
             Probed::Healthy => {
@@ -207,7 +221,9 @@ impl Agent {
         };
         let wanted = checked.release().index().artifacts.clone();
         // The files come first where the store does not answer: what is missing is put back by the care for artifacts.
-        match self.fetch_artifacts(&wanted).await {
+        let patience = slot.policy.deadline.get() / 16;
+        let fetched = tokio::time::timeout(patience, self.fetch_artifacts(&wanted)).await;
+        match fetched.unwrap_or_else(|_| Err(Failure::deadline(Phase::Revert, patience).into())) {
             Ok(()) => {
                 if let Err(failure) = self.prepare_host(&checked, &plan).await {
                     tracing::warn!(

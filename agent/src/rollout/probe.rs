@@ -215,3 +215,6 @@ async fn answered<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         false => Err(lines),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,6 +54,12 @@ pub struct Slot {
     /// What the probe saw last.
     #[serde(default)]
     pub lines: Vec<String>,
+    /// The failure is in the rollout document: said once, so that a retry is not undone.
+    #[serde(default)]
+    pub noted: bool,
+    /// The slot of a release that this node could not go back from, until the one that may mend it is begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mends: Option<Box<Slot>>,
 }
 
 /// Where the slot is kept.
@@ -158,6 +164,28 @@ impl SlotFile {
             })
     }
 
+    fn revision_path(&self) -> PathBuf {
+        self.path.with_file_name("rollout-revision")
+    }
+
+    /// The newest revision of the rollout document that was remembered; 0 where there is none.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        let text = std::fs::read_to_string(self.revision_path()).ok();
+        text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// Remembers a revision.
+    ///
+    /// # Errors
+    /// [`SlotError::Write`].
+    pub fn remember_revision(&self, revision: u64) -> Result<(), SlotError> {
+        let text = format!("{revision}\n");
+        let path = self.revision_path();
+        durable::write_file(&path, text.as_bytes(), Attributes::mode(0o600))
+            .map_err(SlotError::Write)
+    }
+
     /// Remembers it, or that there is none.
     ///
     /// # Errors
@@ -215,6 +243,8 @@ mod tests {
             failed_before: BTreeSet::new(),
             why: None,
             lines: Vec::new(),
+            noted: false,
+            mends: None,
         }
     }
 

@@ -23,7 +23,7 @@ pub(super) struct ApplyArgs {
     agent: AgentArg,
     #[command(flatten)]
     consent: ConsentArgs,
-    /// Before anything else, release the lock of this id, whose holder has died.
+    /// Before it plans, release the lock of this id, whose holder has died.
     #[arg(long, value_name = "ID")]
     release_lock: Option<String>,
 }

@@ -32,7 +32,8 @@ enum Verb {
     Add(AddArgs),
     /// Show the list, and which group uses what where.
     List(ListArgs),
-    /// Take an artifact off the list; one that a node.yaml uses stays. Its bytes stay in the bucket.
+    /// Take an artifact off the list; one that a node.yaml uses stays. Its bytes stay in the bucket until no kept release names them
+    /// and `gc` collects them.
     Rm(RmArgs),
 }
 

@@ -23,6 +23,9 @@ pub(super) struct DestroyArgs {
     /// Remove the buckets too, with every release, the keyring and etcd's backups in them.
     #[arg(long)]
     buckets: bool,
+    /// Before anything else, release the lock of this id, whose holder has died.
+    #[arg(long, value_name = "ID")]
+    release_lock: Option<String>,
 }
 
 impl DestroyArgs {
@@ -39,6 +42,10 @@ impl DestroyArgs {
         });
         if state {
             let mut session = Session::open(&workspace, engine, &for_destroy(&workspace)?).await?;
+            if let Some(id) = &self.release_lock {
+                session.release_lock(id).await?;
+                output::line(format!("released the lock {id}"));
+            }
             output::note("planning…");
             let planned = session.plan(Goal::Destroyed).await?;
             output::line(planned.plan.to_string());

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::EnvironmentArg;
 use crate::context::Context;
 use crate::exit::{Outcome, mistake};
-use crate::gc::{Choices, Collection, KEEP, collect, plan};
+use crate::gc::{Choices, Collection, KEEP, YOUNGEST, YOUNGEST_ARTIFACT, collect, plan};
 use crate::keyring;
 use crate::output::{self, Format};
 
@@ -30,9 +30,10 @@ pub(super) struct GcArgs {
     /// Releases to keep for history and rollback; at least 2.
     #[arg(long, value_name = "N", default_value_t = KEEP)]
     keep: usize,
-    /// Keep whatever is younger: `90m`, `36h`, `7d`. A publish that is under way must not be longer.
-    #[arg(long, value_name = "AGE", default_value = "24h")]
-    older_than: String,
+    /// Keep whatever is younger: `90m`, `36h`, `7d`. A publish that is under way must not be longer. By default 24h, and
+    /// 30d for artifacts: one may be listed, and in review, before a release names it.
+    #[arg(long, value_name = "AGE")]
+    older_than: Option<String>,
     /// How to show it.
     #[arg(long, value_enum, default_value_t)]
     output: Format,
@@ -45,20 +46,31 @@ impl GcArgs {
                 "--keep: at least 2, so that the release before the current one can be brought back",
             ));
         }
+        let age = self.older_than.as_deref();
+        let age = age.map(|text| duration("--older-than", text)).transpose()?;
         let choices = Choices {
             keep: self.keep,
-            youngest: duration("--older-than", &self.older_than)?,
+            youngest: age.unwrap_or(YOUNGEST),
+            youngest_artifact: age.unwrap_or(YOUNGEST_ARTIFACT),
         };
         let context = Context::open(directory, &self.environment.environment).await?;
         let groups = context.workspace.select(&self.groups)?;
         let keyring = keyring::read_required(&context).await?;
         let mut all = Vec::new();
+        let mut ended = Ok(Outcome::Done);
         for group in groups {
             let done = match self.dry_run {
                 true => plan(&context, &keyring, &group, choices).await,
                 false => collect(&context, &keyring, &group, choices).await,
             };
-            all.push(done.with_context(|| format!("group {group} was not collected"))?);
+            match done.with_context(|| format!("group {group} was not collected")) {
+                Ok(done) => all.push(done),
+                Err(e) => {
+                    // What was deleted of the groups before it is told first.
+                    ended = Err(e);
+                    break;
+                }
+            }
         }
         match self.output {
             Format::Text => all
@@ -70,7 +82,7 @@ impl GcArgs {
                 output::line(serde_json::to_string_pretty(&shown)?);
             }
         }
-        Ok(Outcome::Done)
+        ended
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) struct HistoryArgs {
     #[arg(long, conflicts_with = "limit")]
     all: bool,
     /// So many releases.
-    #[arg(long, value_name = "N", default_value_t = SHOWN)]
+    #[arg(long, value_name = "N", default_value_t = SHOWN, value_parser = at_least_one)]
     limit: usize,
     /// Only what the signed facts say: no bundle is fetched, and no key asked for.
     #[arg(long)]
@@ -83,6 +83,14 @@ struct Shown {
     /// Why the changes are not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     changes_unknown: Option<String>,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1 (`--all` shows every one)".to_owned()),
+        Ok(limit) => Ok(limit),
+        Err(_) => Err("a whole number, at least 1".to_owned()),
+    }
 }
 
 impl HistoryArgs {

@@ -11,12 +11,14 @@ use shared::names::{GroupName, ReleaseNumber};
 use super::EnvironmentArg;
 use crate::context::Context;
 use crate::dev::nodes::find_agent;
+use crate::env::SECURE;
 use crate::exit::{Outcome, mistake};
 use crate::gc::collect_if_due;
 use crate::keyring::Keyring;
 use crate::output::{self, Format, Progress};
-use crate::publish::{Choices, Publication, STEPS, plan};
-use crate::rollouts::{self, Waited, Waiting};
+use crate::publish::{Choices, Planned, Publication, STEPS, plan};
+use crate::rollouts::{self, Verdict, Waited, Waiting};
+use crate::status::read_group_status;
 use crate::userdata::AgentBinary;
 
 #[derive(Debug, Args)]
@@ -85,8 +87,15 @@ impl PublishArgs {
             allow_empty: self.allow_empty,
             waiver: self.waiver()?,
         };
-        let (keyring, all) =
-            publish_groups(&context, &groups, choices, self.output, !self.no_gc).await?;
+        let (keyring, all) = publish_groups(
+            &context,
+            &groups,
+            choices,
+            self.output,
+            !self.no_gc,
+            timeout,
+        )
+        .await?;
         if context.workspace.environment.on_aws() {
             let said = upload_agent(&context, self.agent).await?;
             said.into_iter().for_each(match self.output {
@@ -173,6 +182,7 @@ pub(super) async fn publish_groups(
     choices: Choices,
     format: Format,
     collect: bool,
+    patience: Option<Duration>,
 ) -> anyhow::Result<(Keyring, Vec<(GroupName, Publication)>)> {
     let plans = plan(context, groups, choices)
         .await
@@ -186,6 +196,8 @@ pub(super) async fn publish_groups(
     let mut all = Vec::new();
     for planned in plans.groups {
         let group = planned.group().clone();
+        let gate = secure_first(context, &plans.keyring, &planned, patience).await;
+        gate.with_context(|| format!("group {group} was not published"))?;
         let bar = output::progress(STEPS, group.as_str());
         let done = planned.publish(context, &plans.keyring, &bar).await;
         bar.finish_and_clear();
@@ -206,6 +218,44 @@ pub(super) async fn publish_groups(
         }
     }
     Ok((plans.keyring, all))
+}
+
+/// A kubelet must not be newer than the API servers: one that a release brings to another group than secure waits until
+/// every secure node has its own release. With patience the wait is ours.
+async fn secure_first(
+    context: &Context,
+    keyring: &Keyring,
+    planned: &Planned,
+    patience: Option<Duration>,
+) -> anyhow::Result<()> {
+    let secure = GroupName::new(SECURE)?;
+    if *planned.group() == secure {
+        return Ok(());
+    }
+    let Some((has, brings)) = planned.other_kubelet() else {
+        return Ok(());
+    };
+    let (status, _) = read_group_status(context, keyring, &secure).await?;
+    let Some(release) = status.published else {
+        return Ok(());
+    };
+    let mut view = status.rollout;
+    if let Some(patience) = patience.filter(|_| view.verdict(release) == Verdict::Wait) {
+        let groups = [(secure, release)];
+        let (_, mut waited) = wait(context, keyring, &groups, patience).await?;
+        view = waited.pop().map_or(view, |w| w.rollout);
+    }
+    match view.verdict(release) {
+        Verdict::Done => Ok(()),
+        _ => Err(anyhow::anyhow!(
+            "it brings {brings} in the place of {has}, and a kubelet must not be newer than the API servers: release \
+             {release} of group {SECURE} is on {} of {} nodes ({}). Publish again when it is on all; with --wait the publish \
+             waits for it",
+            view.done,
+            view.nodes,
+            view.state.to_string().replace('\n', "; ")
+        )),
+    }
 }
 
 /// Puts the agent that new machines install into the bucket. One that was asked for must be there; a publish by

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use shared::documents::Pause;
 use shared::names::{GroupName, NodeId};
 use shared::store::{Backoff, keys, with_retries};
 
@@ -17,7 +18,7 @@ use crate::keyring::{self, Keyring};
 use crate::output::{self, Format};
 use crate::publish::operator;
 use crate::rollouts::{self, NothingHalted};
-use crate::status::{STALE_AFTER_SECONDS, find_node};
+use crate::status::{STALE_AFTER_SECONDS, find_node, printable};
 
 /// Pauses groups: no node begins to adopt anything. What has begun is ended.
 #[derive(Debug, Args)]
@@ -93,12 +94,29 @@ impl Target {
     }
 }
 
-fn show(format: Format, lines: &[String], all: Vec<Value>) -> anyhow::Result<()> {
-    match format {
-        Format::Text => lines.iter().for_each(output::line),
-        Format::Json => output::line(serde_json::to_string_pretty(&all)?),
+/// What was done so far: told also where a later group fails.
+#[derive(Default)]
+struct Told {
+    lines: Vec<String>,
+    all: Vec<Value>,
+}
+
+impl Told {
+    fn show(&self, format: Format) -> anyhow::Result<()> {
+        match format {
+            Format::Text => self.lines.iter().for_each(output::line),
+            Format::Json => output::line(serde_json::to_string_pretty(&self.all)?),
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Shows what was done, and then the failure that ended it.
+    fn end(self, format: Format, ended: anyhow::Result<()>) -> anyhow::Result<()> {
+        if ended.is_ok() || !self.all.is_empty() {
+            self.show(format)?;
+        }
+        ended
+    }
 }
 
 impl PauseArgs {
@@ -112,37 +130,58 @@ impl PauseArgs {
         let time = time.map(|text| duration("--for", text)).transpose()?;
         let time = time.map(SignedDuration::try_from).transpose();
         let time = time.map_err(|_| mistake("--for: too long"))?;
-        let opened = self.target.open(directory).await?;
-        let (mut lines, mut all) = (Vec::new(), Vec::new());
-        for group in &opened.groups {
-            let keys = opened.keyring.group(group)?;
-            let mut before = None;
-            let done = rollouts::change(&opened.context, keys, group, |document| {
-                before = document.pause_at(document.written_at).cloned();
-                let until = time
-                    .map(|time| later(document.written_at, time))
-                    .transpose()?;
-                rollouts::pause(document, &operator(), &self.reason, until);
-                Ok(true)
-            });
-            let done = done
-                .await
-                .with_context(|| format!("group {group} was not paused"))?;
-            let until = done.paused.as_ref().and_then(|p| p.until);
-            let until =
-                until.map_or_else(|| "until `resume`".to_owned(), |t| format!("until {t:.0}"));
-            let before = before.map_or_else(String::new, |pause| {
-                format!(
-                    " (in the place of the pause by {}: {})",
-                    pause.by, pause.reason
-                )
-            });
-            lines.push(format!("{group}: paused {until}{before}"));
-            all.push(json!({"group": group, "paused": done.paused}));
+        if time.is_some_and(|time| time.is_zero()) {
+            return Err(mistake("--for: a pause of no length pauses nothing"));
         }
-        show(self.target.output, &lines, all)?;
+        let opened = self.target.open(directory).await?;
+        let mut told = Told::default();
+        let mut ended = Ok(());
+        for group in &opened.groups {
+            ended = self.pause(&opened, group, time, &mut told).await;
+            if ended.is_err() {
+                break;
+            }
+        }
+        told.end(self.target.output, ended)?;
         Ok(Outcome::Done)
     }
+
+    async fn pause(
+        &self,
+        opened: &Opened,
+        group: &GroupName,
+        time: Option<SignedDuration>,
+        told: &mut Told,
+    ) -> anyhow::Result<()> {
+        let keys = opened.keyring.group(group)?;
+        // Of the first look: a later one may see what we wrote ourselves.
+        let mut before: Option<Option<Pause>> = None;
+        let done = rollouts::change(&opened.context, keys, group, |document| {
+            before.get_or_insert_with(|| document.pause_at(document.written_at).cloned());
+            let until = time
+                .map(|time| later(document.written_at, time))
+                .transpose()?;
+            rollouts::pause(document, &operator(), &self.reason, until);
+            Ok(true)
+        });
+        let done = done
+            .await
+            .with_context(|| format!("group {group} was not paused"))?;
+        let until = done.paused.as_ref().and_then(|p| p.until);
+        let until = until.map_or_else(|| "until `resume`".to_owned(), |t| format!("until {t:.0}"));
+        let before = before.flatten().map_or_else(String::new, |pause| {
+            format!(" (in the place of the pause by {})", by_whom(&pause))
+        });
+        told.lines.push(format!("{group}: paused {until}{before}"));
+        told.all
+            .push(json!({"group": group, "paused": done.paused}));
+        Ok(())
+    }
+}
+
+/// Who paused it, and why; a node may have written it.
+fn by_whom(pause: &Pause) -> String {
+    format!("{}: {}", printable(&pause.by), printable(&pause.reason))
 }
 
 fn later(now: Timestamp, time: SignedDuration) -> anyhow::Result<Timestamp> {
@@ -153,71 +192,94 @@ fn later(now: Timestamp, time: SignedDuration) -> anyhow::Result<Timestamp> {
 impl ResumeArgs {
     pub(super) async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
         let opened = self.target.open(directory).await?;
-        let (mut lines, mut all) = (Vec::new(), Vec::new());
+        let mut told = Told::default();
+        let mut ended = Ok(());
         for group in &opened.groups {
-            let keys = opened.keyring.group(group)?;
-            let mut lifted = None;
-            let done = rollouts::change(&opened.context, keys, group, |document| {
-                lifted = rollouts::resume(document);
-                Ok(lifted.is_some())
-            });
-            let done = done
-                .await
-                .with_context(|| format!("group {group} was not resumed"))?;
-            lines.push(match &lifted {
-                Some(pause) => format!(
-                    "{group}: resumed (paused by {}: {})",
-                    pause.by, pause.reason
-                ),
-                None => format!("{group}: was not paused"),
-            });
-            if let Some(halt) = &done.halted {
-                lines.push(format!(
-                    "  the rollout of release {} is halted by {} all the same: `platformctl retry`, or publish what mends it",
-                    halt.release, halt.by
-                ));
+            ended = resume(&opened, group, &mut told).await;
+            if ended.is_err() {
+                break;
             }
-            all.push(json!({"group": group, "lifted": lifted, "halted": done.halted}));
         }
-        show(self.target.output, &lines, all)?;
+        told.end(self.target.output, ended)?;
         Ok(Outcome::Done)
     }
+}
+
+async fn resume(opened: &Opened, group: &GroupName, told: &mut Told) -> anyhow::Result<()> {
+    let keys = opened.keyring.group(group)?;
+    let mut lifted = None;
+    let done = rollouts::change(&opened.context, keys, group, |document| {
+        let now = rollouts::resume(document);
+        let changed = now.is_some();
+        // Lifted by us in a write whose answer was lost, with somebody else's write on top: it is lifted all the same.
+        lifted = now.or(lifted.take());
+        Ok(changed)
+    });
+    let done = done
+        .await
+        .with_context(|| format!("group {group} was not resumed"))?;
+    told.lines.push(match &lifted {
+        Some(pause) => format!("{group}: resumed (paused by {})", by_whom(pause)),
+        None => format!("{group}: was not paused"),
+    });
+    if let Some(halt) = &done.halted {
+        told.lines.push(format!(
+            "  the rollout of release {} is halted by {} all the same: `platformctl retry`, or publish what mends it",
+            halt.release, halt.by
+        ));
+    }
+    told.all
+        .push(json!({"group": group, "lifted": lifted, "halted": done.halted}));
+    Ok(())
 }
 
 impl RetryArgs {
     pub(super) async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
         let opened = self.target.open(directory).await?;
-        let (mut lines, mut all) = (Vec::new(), Vec::new());
+        let mut told = Told::default();
         let mut some = false;
+        let mut ended = Ok(());
         for group in &opened.groups {
-            let keys = opened.keyring.group(group)?;
-            let mut retried = None;
-            let done = rollouts::change(&opened.context, keys, group, |document| {
-                retried = rollouts::retry(document, &operator()).ok();
-                Ok(retried.is_some())
-            });
-            let done = done
-                .await
-                .with_context(|| format!("group {group}: nothing is tried again"))?;
-            some |= retried.is_some();
-            lines.push(match retried {
-                Some(release) => format!("{group}: release {release} is tried again"),
-                None => format!("{group}: {NothingHalted}"),
-            });
-            if let Some(pause) = done.pause_at(opened.context.store_now()) {
-                lines.push(format!(
-                    "  it is paused by {} all the same: `platformctl resume`",
-                    pause.by
-                ));
+            match retry(&opened, group, &mut told).await {
+                Ok(retried) => some |= retried,
+                Err(e) => {
+                    ended = Err(e);
+                    break;
+                }
             }
-            all.push(json!({"group": group, "release": retried}));
         }
-        show(self.target.output, &lines, all)?;
+        told.end(self.target.output, ended)?;
         match some {
             true => Ok(Outcome::Done),
             false => Err(mistake("there is nothing to try again")),
         }
     }
+}
+
+async fn retry(opened: &Opened, group: &GroupName, told: &mut Told) -> anyhow::Result<bool> {
+    let keys = opened.keyring.group(group)?;
+    let mut retried = None;
+    let done = rollouts::change(&opened.context, keys, group, |document| {
+        let now = rollouts::retry(document, &operator()).ok();
+        // As with a resume: what a lost answer did is done.
+        retried = now.or(retried);
+        Ok(now.is_some())
+    });
+    let done = done
+        .await
+        .with_context(|| format!("group {group}: nothing is tried again"))?;
+    told.lines.push(match retried {
+        Some(release) => format!("{group}: release {release} is tried again"),
+        None => format!("{group}: {NothingHalted}"),
+    });
+    if let Some(pause) = done.pause_at(opened.context.store_now()) {
+        told.lines.push(format!(
+            "  it is paused by {} all the same: `platformctl resume`",
+            printable(&pause.by)
+        ));
+    }
+    told.all.push(json!({"group": group, "release": retried}));
+    Ok(retried.is_some())
 }
 
 impl ForgetArgs {
@@ -245,9 +307,11 @@ impl ForgetArgs {
         let slot = held.map_or_else(String::new, |release| {
             format!("; its slot for release {release} is free")
         });
-        let lines = [format!("{group}: {node} is forgotten{slot}")];
-        let all = json!({"group": group, "node": node, "slot_freed": held});
-        show(self.output, &lines, vec![all])?;
+        let told = Told {
+            lines: vec![format!("{group}: {node} is forgotten{slot}")],
+            all: vec![json!({"group": group, "node": node, "slot_freed": held})],
+        };
+        told.show(self.output)?;
         Ok(Outcome::Done)
     }
 }

@@ -142,6 +142,7 @@ async fn publish(context: &Context, rendered: &RenderedUserData) -> anyhow::Resu
         Choices::default(),
         Format::Text,
         true,
+        None,
     )
     .await?;
     upload_agent(context, rendered).await

@@ -59,6 +59,15 @@ impl ScaleArgs {
             );
             confirm(&question, self.yes)?;
         }
+        // While it was asked, somebody else may have set another number.
+        let now = aws.scaling_groups(environment).await?;
+        let now = now.get(&self.group).map_or(from, |group| group.desired);
+        if now != from {
+            anyhow::bail!(
+                "{} wants {now} machines by now, not {from}: look at it, and run the same again",
+                group.name
+            );
+        }
         set_desired(&aws, &group.name, to).await?;
         output::line(format!(
             "{} wants {to} machines now, {from} before; `platformctl instances -e {}` shows them come and go",

@@ -52,16 +52,23 @@ impl StatusArgs {
         let mut screen = Redraw::new();
         loop {
             // A look that fails is shown and tried again: whoever watches may be watching an outage.
-            match Snapshot::take(&context, &keyring, &groups).await {
+            let shown = match Snapshot::take(&context, &keyring, &groups).await {
                 Ok(snapshot) if self.output == Format::Json => {
-                    output::line(snapshot.as_json().to_string());
+                    output::stream(snapshot.as_json().to_string())
                 }
                 Ok(snapshot) => {
                     let mut lines = vec![format!("{:.0}", snapshot.at)];
                     lines.extend(snapshot.lines());
-                    screen.show(&lines);
+                    screen.show(&lines)
                 }
-                Err(e) => output::note(format!("{e:#}")),
+                Err(e) => {
+                    output::note(format!("{e:#}"));
+                    Ok(())
+                }
+            };
+            // Nobody looks any more, as with `| head`.
+            if shown.is_err() {
+                return Ok(Outcome::Done);
             }
             tokio::time::sleep(Duration::from_secs(self.interval)).await;
         }

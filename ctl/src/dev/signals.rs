@@ -11,6 +11,15 @@ pub(crate) struct StopSignals {
     hangup: Signal,
 }
 
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// Ctrl-C or SIGTERM: somebody means it.
+    BySomebody,
+    /// The terminal went away.
+    ByTheTerminal,
+}
+
 impl StopSignals {
     /// Listens from now on; a signal that comes before it is waited for is not lost.
     pub(crate) fn listen() -> anyhow::Result<Self> {
@@ -24,10 +33,15 @@ impl StopSignals {
 
     /// Waits for one of them; cancel-safe.
     pub(crate) async fn asked(&mut self) {
+        self.heard().await;
+    }
+
+    /// The same, and who it was.
+    pub(crate) async fn heard(&mut self) -> Asked {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+            _ = self.interrupt.recv() => Asked::BySomebody,
+            _ = self.terminate.recv() => Asked::BySomebody,
+            _ = self.hangup.recv() => Asked::ByTheTerminal,
         }
     }
 }

@@ -10,6 +10,9 @@ use crate::env::Environment;
 /// The processor that the platform's programs are built for, by EC2's name.
 pub(super) const ARCHITECTURE: &str = "x86_64";
 
+/// Whose images a name is looked for among, as the infrastructure does: anybody may give an image any name.
+const OWNERS: [&str; 2] = ["self", "075585003325"];
+
 #[derive(Debug, Clone)]
 struct Facts {
     id: String,
@@ -30,6 +33,7 @@ pub(super) async fn check(aws: &Aws, environment: &Environment, now: Timestamp) 
         true => ec2.describe_images().image_ids(image),
         false => ec2
             .describe_images()
+            .set_owners(Some(OWNERS.map(str::to_owned).to_vec()))
             .filters(Filter::builder().name("name").values(image).build()),
     };
     let answer = call(
@@ -86,10 +90,7 @@ fn judge(wanted: &str, region: &str, found: &Result<Vec<Facts>, AwsError>, now: 
                 .collect();
             return Line::fail(
                 "image",
-                format!(
-                    "several images have the name {wanted} (anybody may give one any name): {}",
-                    ids.join(", ")
-                ),
+                format!("several images have the name {wanted}: {}", ids.join(", ")),
                 "put the id of the right one into coreos_image",
             );
         }

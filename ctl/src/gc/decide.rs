@@ -1,9 +1,11 @@
 //! What goes, from a listing and everything that is known to be needed. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use shared::digest::Sha256Digest;
 use shared::names::{GroupName, ReleaseNumber};
 use shared::store::{ListedObject, keys};
 use shared::trust::{LoneTargets, ReleaseTarget};
@@ -43,7 +45,9 @@ pub struct Evidence {
     pub good: Option<ReleaseTarget>,
     /// Releases that a node has, or wants, or that its group's rollout names, each with who needs it.
     pub in_use: BTreeMap<ReleaseNumber, String>,
-    /// How many roots the keyring has, and the bucket must have.
+    /// The artifacts that the working directory lists, by the digests of their bytes: the next publish may name them.
+    pub listed: BTreeSet<Sha256Digest>,
+    /// How many roots are in force, and must be in the bucket.
     pub roots: u64,
 }
 
@@ -72,27 +76,31 @@ pub fn decide(
     whole(evidence)?;
     let kept = kept_releases(evidence, choices.keep.max(2));
     let names = Names::of(evidence, &kept);
-    let is_old = |object: &ListedObject| {
+    let is_old = |object: &ListedObject, youngest: Duration| {
         let age = object.written.map(|written| now.duration_since(written));
-        age.is_some_and(|age| age.unsigned_abs() >= choices.youngest && age.is_positive())
+        age.is_some_and(|age| age.unsigned_abs() >= youngest && age.is_positive())
     };
     let prefix = keys::metadata_prefix(&evidence.group);
     let mut deletions = Vec::new();
-    for object in evidence.metadata.iter().filter(|o| is_old(o)) {
+    let documents = evidence.metadata.iter();
+    for object in documents.filter(|o| is_old(o, choices.youngest)) {
         if let Some(why) = old_document(evidence, &kept, &prefix, &object.key) {
             deletions.push(deletion(object, why));
         }
     }
     let prefix = keys::targets_prefix(&evidence.group);
-    for object in evidence.targets.iter().filter(|o| is_old(o)) {
+    for object in &evidence.targets {
         let Some(name) = object.key.strip_prefix(&prefix).filter(|n| is_target(n)) else {
             continue;
         };
-        if !names.0.contains(name) {
-            let why = match name.ends_with(".bundle") {
-                true => "a bundle of no kept release",
-                false => "an artifact that no kept release names",
-            };
+        let (youngest, why) = match name.ends_with(".bundle") {
+            true => (choices.youngest, "a bundle of no kept release"),
+            false => (
+                choices.youngest_artifact,
+                "an artifact that no kept release names",
+            ),
+        };
+        if is_old(object, youngest) && !names.0.contains(name) && !is_listed(evidence, name) {
             deletions.push(deletion(object, why.to_owned()));
         }
     }
@@ -180,6 +188,14 @@ fn old_document(
         true => format!("of release {number}, which is not kept"),
         false => "an older renewal of signatures".to_owned(),
     })
+}
+
+/// Whether the next publish from here may name it.
+fn is_listed(evidence: &Evidence, name: &str) -> bool {
+    let digest = name
+        .split_once('.')
+        .and_then(|(digest, _)| digest.parse().ok());
+    digest.is_some_and(|digest: Sha256Digest| evidence.listed.contains(&digest))
 }
 
 /// `DIGEST.NAME`, as TUF has it.

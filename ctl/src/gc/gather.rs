@@ -9,6 +9,7 @@ use shared::names::{GroupName, ReleaseNumber};
 use shared::store::{Backoff, keys, with_retries};
 
 use super::Evidence;
+use crate::artifact::ArtifactList;
 use crate::context::Context;
 use crate::history::{ReleaseError, document_numbers, read_document};
 use crate::keyring::Keyring;
@@ -73,7 +74,12 @@ pub async fn gather(
         version,
         current: current.clone(),
         good: published.good().cloned(),
-        roots: keyring.group(group)?.roots.len() as u64,
+        listed: ArtifactList::load(&context.workspace.directory)?
+            .iter()
+            .map(|entry| entry.sha256)
+            .collect(),
+        // While keys change, the last root may not be in the bucket yet.
+        roots: keyring.group(group)?.accepted_roots().len() as u64,
     })
 }
 

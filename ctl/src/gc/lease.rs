@@ -16,7 +16,9 @@ use shared::limits;
 use shared::store::{Backoff, ETag, Fetched, PutCondition, StoreErrorKind, keys, with_retries};
 
 use crate::context::Context;
+use crate::output;
 use crate::publish::operator;
+use crate::status::printable;
 
 /// How long a collection may delete.
 const LIFE: SignedDuration = SignedDuration::from_secs(120);
@@ -77,11 +79,11 @@ impl Lease {
         }
     }
 
-    /// Whether it still holds; with a margin for one call.
+    /// Whether it still holds; with a margin for one call and its retries.
     #[must_use]
     pub fn holds(&self, now: Timestamp) -> bool {
         let left = self.document.until.duration_since(now);
-        left > SignedDuration::from_secs(20)
+        left > SignedDuration::from_secs(40)
     }
 
     /// Gives it back. One that could not be given back ends by itself.
@@ -106,11 +108,20 @@ impl CollectionWatch {
     /// # Errors
     /// A store that fails.
     pub async fn begin(context: &Context) -> anyhow::Result<Self> {
+        let mut said = false;
         loop {
             let found = read(context).await?;
             let now = context.store_now();
             match found {
                 Some((there, _)) if !there.ended && there.until > now => {
+                    if !said {
+                        said = true;
+                        output::note(format!(
+                            "waiting for a collection of old releases by {} (it ends by {:.0} at the latest)",
+                            printable(&there.by),
+                            there.until
+                        ));
+                    }
                     tokio::time::sleep(GLANCE).await;
                 }
                 found => return Ok(Self(found.map(|(_, etag)| etag))),

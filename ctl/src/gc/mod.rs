@@ -28,6 +28,8 @@ pub use lease::{CollectionWatch, Lease};
 pub const KEEP: usize = 20;
 /// What is younger than this is kept whatever it is: a publish may be under way.
 pub const YOUNGEST: Duration = Duration::from_secs(24 * 3600);
+/// What an artifact that no kept release names must have of age: it may be listed, and in review, without being published.
+pub const YOUNGEST_ARTIFACT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A publish collects only where so many documents more than are kept have gathered.
 const SLACK: usize = 10;
 /// Deletions at once.
@@ -40,6 +42,8 @@ pub struct Choices {
     pub keep: usize,
     /// The least age of what is deleted.
     pub youngest: Duration,
+    /// The least age of an artifact that is deleted.
+    pub youngest_artifact: Duration,
 }
 
 impl Default for Choices {
@@ -47,6 +51,7 @@ impl Default for Choices {
         Self {
             keep: KEEP,
             youngest: YOUNGEST,
+            youngest_artifact: YOUNGEST_ARTIFACT,
         }
     }
 }

@@ -43,6 +43,8 @@ pub enum ChangeKind {
     Replace,
     /// It is destroyed.
     Destroy,
+    /// It stays, and is in the state no more.
+    Forget,
 }
 
 /// The engine's description of a plan cannot be read.
@@ -144,7 +146,11 @@ impl fmt::Display for Plan {
             self.count(ChangeKind::Update),
             self.count(ChangeKind::Replace),
             self.count(ChangeKind::Destroy)
-        )
+        )?;
+        match self.count(ChangeKind::Forget) {
+            0 => Ok(()),
+            forgotten => write!(f, ", {forgotten} to forget"),
+        }
     }
 }
 
@@ -168,6 +174,7 @@ impl fmt::Display for ChangeKind {
             Self::Update => "change",
             Self::Replace => "replace",
             Self::Destroy => "destroy",
+            Self::Forget => "forget",
         })
     }
 }
@@ -179,10 +186,12 @@ fn change(resource: ResourceChange, secure: Option<&str>) -> Option<Change> {
         ["update"] => ChangeKind::Update,
         ["delete"] => ChangeKind::Destroy,
         ["delete", "create"] | ["create", "delete"] => ChangeKind::Replace,
+        // Without its infrastructure: it stays, and nobody knows of it any more.
+        ["forget"] | ["create", "forget"] | ["forget", "create"] => ChangeKind::Forget,
         _ => return None,
     };
     let arguments = match kind {
-        ChangeKind::Create | ChangeKind::Destroy => Vec::new(),
+        ChangeKind::Create | ChangeKind::Destroy | ChangeKind::Forget => Vec::new(),
         ChangeKind::Replace => forced_by(&resource),
         ChangeKind::Update => differing(&resource.change),
     };
@@ -225,16 +234,28 @@ fn differing(difference: &Difference) -> Vec<String> {
         let becomes = after.get(name).unwrap_or(&Value::Null);
         if unknown(name) {
             later.push(name.clone());
-        } else if was != becomes {
+        } else if was != becomes && !(is_nothing(was) && is_nothing(becomes)) {
             known.push(match (short(was), short(becomes)) {
                 (Some(was), Some(becomes)) if !secret(name) => format!("{name} {was} → {becomes}"),
                 _ => name.clone(),
             });
         }
     }
-    let new = after.keys().filter(|name| !before.contains_key(*name));
-    known.extend(new.cloned());
+    let new = after.iter().filter(|(name, value)| {
+        !before.contains_key(*name) && !unknown(name) && !is_nothing(value)
+    });
+    known.extend(new.map(|(name, _)| name.clone()));
     if known.is_empty() { later } else { known }
+}
+
+/// Absent and empty are one to a reader.
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
 }
 
 /// The engine marks what is unknown or sensitive by `true` at its place, or by a structure that holds some `true`.
@@ -281,6 +302,7 @@ fn danger(resource: &ResourceChange, kind: ChangeKind, secure: &str) -> Option<S
         ChangeKind::Update => return shrinks(resource, secure),
         ChangeKind::Replace => "replaced",
         ChangeKind::Destroy => "destroyed",
+        ChangeKind::Forget => "forgotten",
     };
     let before = resource.change.before.as_ref()?;
     let tagged = before.get("tags").and_then(|tags| tags.get("Name"));
@@ -289,7 +311,12 @@ fn danger(resource: &ResourceChange, kind: ChangeKind, secure: &str) -> Option<S
             "the secure group {secure} is {goes}, with every etcd member"
         )),
         "aws_subnet" if tagged.and_then(Value::as_str) == Some(secure) => Some(format!(
-            "{} is {goes}, and the secure machines in it end",
+            "{} is {goes}: replace the secure machines in it first, for nothing moves them, and the apply cannot end before \
+             they are gone",
+            resource.address
+        )),
+        "aws_lb" => Some(format!(
+            "{} is {goes}: the API server cannot be reached by it until the new one is there",
             resource.address
         )),
         "aws_vpc" => Some(format!(

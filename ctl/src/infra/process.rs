@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
-use crate::dev::signals::StopSignals;
+use crate::dev::signals::{Asked, StopSignals};
 use crate::output;
 
 /// How often its output is looked at.
@@ -67,12 +67,13 @@ pub(super) async fn follow(
     let status = loop {
         tokio::select! {
             ended = child.wait() => break ended.context("the engine cannot be waited for")?,
-            () = signals.asked() => {
+            asked = signals.heard() => {
                 // Its AWS provider gives up requests under way when it is told to end: what they made would be in no state.
-                if interrupted {
+                // A terminal that is closed after a Ctrl-C asks for nothing more.
+                if interrupted && asked == Asked::BySomebody {
                     output::note("telling it to end: what it has made and not recorded yet has to be imported or removed by hand");
                     interrupt(&child);
-                } else {
+                } else if !interrupted {
                     output::note(
                         "interrupted: the engine goes on to its end, so that everything is recorded, and nothing follows it (again: end it now)",
                     );

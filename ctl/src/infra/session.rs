@@ -66,7 +66,7 @@ struct EngineFailed {
 /// Somebody else holds the lock of the state.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{lock}. Wait for that run. If it has died (ask {}), release its lock: `platformctl apply -e {environment} --release-lock {}`",
+    "{lock}. Wait for that run. If it has died (ask {}), release its lock: `platformctl apply -e {environment} --release-lock {}` (or `destroy`, if that was being done)",
     lock.who, lock.id
 )]
 struct Locked {
@@ -239,6 +239,10 @@ impl Session {
             // Both would make it look for another state, or for this one at another place.
             .env_remove("TF_WORKSPACE")
             .env_remove("TF_DATA_DIR");
+        // Arguments of the operator's own would make the plan another one than is shown.
+        for verb in ["", "_plan", "_apply", "_show", "_output"] {
+            command.env_remove(format!("TF_CLI_ARGS{verb}"));
+        }
         if let Some(profile) = &self.profile {
             command.env("AWS_PROFILE", profile);
         }
@@ -261,13 +265,16 @@ impl Session {
         what: &'static str,
         diagnostics: Vec<Diagnostic>,
     ) -> anyhow::Result<()> {
-        if ended.interrupted {
-            return Err(Interrupted.into());
-        }
         let (errors, warnings): (Vec<_>, Vec<_>) =
             diagnostics.into_iter().partition(Diagnostic::is_error);
         for warning in warnings {
             output::note(format!("warning: {}", warning.text()));
+        }
+        if ended.interrupted {
+            for error in errors {
+                output::note(format!("failed: {}", error.text()));
+            }
+            return Err(Interrupted.into());
         }
         if ended.status.success() {
             return Ok(());

@@ -11,6 +11,7 @@ use crate::env::{Cidr, Environment, GroupSize};
 use crate::exit::mistake;
 
 /// What stands for the public key where everything is about to be destroyed, and nothing is made with it.
+const NO_IMAGE: &str = "ami-00000000000000000";
 const NO_KEY: &str = "ssh-none";
 
 /// The variables of `terraform/variables.tf`.
@@ -63,12 +64,17 @@ pub fn variables(
     assemble(workspace, ssh_public.to_owned(), text)
 }
 
-/// The variables for a destroy: what a machine boots with does not matter, and the keyring may be gone.
+/// The variables for a destroy: what a machine boots with does not matter, and the keyring and the image may be gone.
 ///
 /// # Errors
 /// A [`crate::exit::Mistake`] where the environment is not on AWS.
 pub fn for_destroy(workspace: &Workspace) -> anyhow::Result<Variables> {
-    assemble(workspace, NO_KEY.to_owned(), |_| Ok(String::new()))
+    let variables = assemble(workspace, NO_KEY.to_owned(), |_| Ok(String::new()))?;
+    // By its name it would be looked up, and it may have been withdrawn.
+    Ok(Variables {
+        coreos_image: NO_IMAGE.to_owned(),
+        ..variables
+    })
 }
 
 fn assemble(

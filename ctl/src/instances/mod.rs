@@ -100,6 +100,10 @@ pub async fn read_instances(
         .describe_instances()
         .filters(filter("tag:Env", vec![environment.name.to_string()]))
         .filters(filter(
+            "tag:Platform",
+            vec![environment.platform.to_string()],
+        ))
+        .filters(filter(
             "tag:Role",
             environment.groups.keys().cloned().collect(),
         ))

@@ -42,7 +42,10 @@ pub fn objections(
         .iter()
         .filter(|other| other.group == SECURE && other.id != instance.id)
         .collect();
+    // The file may ask for fewer than there are: what etcd has is what was made.
+    let made = fleet.groups.get(SECURE).map_or(1, |group| group.desired);
     let members = environment.groups.get(SECURE).map_or(1, |size| size.min);
+    let members = members.max(made);
     let needed = usize::try_from(members.saturating_sub(1)).unwrap_or(usize::MAX);
     if others.len() < needed {
         all.push(format!(

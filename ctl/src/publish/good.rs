@@ -42,7 +42,7 @@ pub(super) async fn good_release(
         true => Vec::new(),
         false => read_group(context, keyring.group(group)?, group).await?,
     };
-    let chosen = if completed || is_good(current, &reports, Timestamp::now()) {
+    let chosen = if completed || is_good(current, &reports, context.store_now()) {
         Some(current)
     } else {
         published.good()

@@ -43,7 +43,7 @@ pub struct Planned {
     group: GroupName,
     content: Content,
     digest: String,
-    published: Published,
+    pub(crate) published: Published,
     /// The first number that may be free.
     number: ReleaseNumber,
     choices: Choices,
@@ -180,6 +180,17 @@ impl Planned {
         &self.group
     }
 
+    /// The kubelet that nodes have, and the other one that this brings them; none where it brings none, or is their first.
+    #[must_use]
+    pub fn other_kubelet(&self) -> Option<(String, String)> {
+        let current = self.published.current()?;
+        let brings: Vec<String> = targets_of(&self.content)
+            .into_iter()
+            .map(|target| target.name)
+            .collect();
+        other_kubelet(&current.custom.artifacts, &brings)
+    }
+
     fn is_unchanged(&self) -> bool {
         let current = self.published.current();
         current.is_some_and(|c| {
@@ -310,5 +321,36 @@ impl Planned {
                 }
             }
         }
+    }
+}
+
+/// The targets of both that are the kubelet, where they differ.
+fn other_kubelet(has: &[String], brings: &[String]) -> Option<(String, String)> {
+    let kubelet = |all: &[String]| {
+        all.iter()
+            .find(|name| name.starts_with("kubelet-"))
+            .cloned()
+    };
+    let (has, brings) = (kubelet(has)?, kubelet(brings)?);
+    (has != brings).then_some((has, brings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_kubelet_is_noticed_and_nothing_else() {
+        let names = |all: &[&str]| all.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let old = names(&["cni-1.7", "kubelet-1.36.2"]);
+        let new = names(&["kubelet-1.36.3", "cni-1.8"]);
+        let both = ("kubelet-1.36.2".to_owned(), "kubelet-1.36.3".to_owned());
+        assert_eq!(other_kubelet(&old, &new), Some(both));
+        assert_eq!(
+            other_kubelet(&old, &names(&["cni-1.8", "kubelet-1.36.2"])),
+            None
+        );
+        assert_eq!(other_kubelet(&names(&[]), &new), None, "the first");
+        assert_eq!(other_kubelet(&old, &names(&["kubelets-1"])), None);
     }
 }

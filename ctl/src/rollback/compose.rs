@@ -77,8 +77,6 @@ pub fn compose(
     agent: Option<AgentTarget>,
 ) -> Result<Content, Vec<String>> {
     let mut now = now;
-    let mounted = mounted(then);
-    now.secrets.retain(|dir, _| mounted.contains(dir));
     let missing: Vec<String> = then
         .index()
         .files
@@ -95,6 +93,8 @@ pub fn compose(
     if !missing.is_empty() {
         return Err(missing);
     }
+    let mounted = mounted(then);
+    now.secrets.retain(|dir, _| mounted.contains(dir));
     let old_directories = directories(then);
     let mut secrets = Secrets::new();
     let mut others: Vec<(String, SecretFile)> = Vec::new();

@@ -95,6 +95,16 @@ pub async fn rollback(
     let planned = Planned::new(context, &keyring, group, content, Choices::default())
         .await
         .with_context(|| format!("release {number} of group {group} cannot be brought back"))?;
+    // What was compared and what a publish would replace must be one and the same.
+    let replaced = planned.published.current().map(ReleaseTarget::release);
+    if replaced != Some(from) {
+        let newest =
+            replaced.map_or_else(|| "another release".to_owned(), |r| format!("release {r}"));
+        anyhow::bail!(
+            "{newest} of group {group} was published while the way back from release {from} was worked out; nothing was \
+             published: look at it, and try again"
+        );
+    }
     Ok(Rollback {
         from,
         to,

@@ -46,7 +46,9 @@ pub enum RolloutUnreadable {
     },
     /// It is authentic, and of no use.
     #[error(
-        "{key} cannot be gone by (this machine remembers the newest revision that it saw in {remembered})"
+        "{key} cannot be gone by, and the nodes begin nothing while it is so: restore its newest version (the bucket keeps \
+         versions), or remove it, which forgets its halts and pauses; this machine remembers the newest revision that it saw \
+         in {remembered}"
     )]
     Document {
         /// The object.
@@ -168,6 +170,11 @@ pub async fn change(
         }
         let nonce = Nonce::random();
         let mut next = document.next(nonce.clone(), context.store_now());
+        let remembered = remembered(context, group);
+        // A document that was removed does not begin again below what was seen.
+        next.revision = next
+            .revision
+            .max(revision_in(&remembered).saturating_add(1));
         if !change(&mut next)? {
             return Ok(document);
         }
@@ -182,7 +189,7 @@ pub async fn change(
             .await
         {
             Ok(_) => {
-                remember(&remembered(context, group), next.revision);
+                remember(&remembered, next.revision);
                 return Ok(next);
             }
             Err(e) if e.kind == StoreErrorKind::Conflict || e.kind.is_transient() => {

@@ -166,7 +166,14 @@ impl RolloutView {
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let Some(release) = self.release else {
-            return Vec::new();
+            let unreadable = match &self.state {
+                RolloutState::Unreadable { why } => Some(why.clone()),
+                _ => None,
+            };
+            return unreadable
+                .into_iter()
+                .chain(self.paused.as_ref().map(said_of))
+                .collect();
         };
         let bar = bar(self.done, self.nodes);
         let count = format!(
@@ -200,6 +207,8 @@ struct Nodes {
     waiting: Vec<String>,
     held: Vec<String>,
     silent: Vec<String>,
+    /// Silent for so long that nobody waits for them, unless all are.
+    gone: Vec<String>,
 }
 
 impl Nodes {
@@ -215,13 +224,22 @@ impl Nodes {
             waiting: Vec::new(),
             held: Vec::new(),
             silent: Vec::new(),
+            gone: Vec::new(),
         };
         for report in reports {
             let Ok(status) = &report.status else {
-                // It is there, and what it says is not believed; a fresh node has no key yet.
+                // It is there, and what it says is not believed; a fresh node has no key yet. The nodes do not count it,
+                // so a rollout that they ended is ended.
+                let is_over = |r: ReleaseNumber| document.good >= Some(r) && !document.is_halted(r);
+                if release.is_some_and(is_over) {
+                    continue;
+                }
                 all.counted += 1;
                 let why = report.objection(release, now).unwrap_or_default();
-                all.waiting.push(format!("{}: {why}", report.node));
+                all.waiting.push(format!(
+                    "{}: {why} (`platformctl forget {}` if the machine is gone)",
+                    report.node, report.node
+                ));
                 continue;
             };
             let written_at = NodeSeen::of(status).written_at;
@@ -229,14 +247,20 @@ impl Nodes {
             let forgotten = document.forgotten.iter();
             let is_forgotten =
                 |f: &&shared::documents::Forgotten| f.node == status.node && f.at >= written_at;
-            if age > GONE_AFTER || forgotten.filter(is_forgotten).count() > 0 {
+            if forgotten.filter(is_forgotten).count() > 0 {
+                continue;
+            }
+            let node = &report.node;
+            let silent = || format!("{node} (for {})", output::age(age.unsigned_abs()));
+            // A slot of its own was cleared: it stays in the way until it reports again or is forgotten.
+            let was_cleared = document.unavailable.iter().any(|u| u.node == status.node);
+            if age > GONE_AFTER && !was_cleared {
+                all.gone.push(silent());
                 continue;
             }
             all.counted += 1;
-            let node = &report.node;
             if age > SILENT_AFTER {
-                let age = output::age(age.unsigned_abs());
-                all.silent.push(format!("{node} (for {age})"));
+                all.silent.push(silent());
             } else if status.release >= release {
                 all.done += 1;
             } else if let Some(hold) = &status.hold {
@@ -271,6 +295,10 @@ fn state(
     }
     let none_on_their_way = waiting.is_empty() && document.holders.is_empty();
     match paused {
+        // Nobody is left who could adopt it: that is an outage, and no success.
+        _ if nodes.counted == 0 && !nodes.gone.is_empty() => RolloutState::Silent {
+            nodes: nodes.gone.clone(),
+        },
         _ if nodes.counted == 0 => RolloutState::NoNodes,
         _ if none_on_their_way && held.is_empty() && silent.is_empty() => RolloutState::Complete,
         Some(pause) => RolloutState::Paused {

@@ -120,6 +120,15 @@ pub fn write_key(
     {
         return Err(InstallError::Foreign(path));
     }
+    let public = format!("{}\n", key.public);
+    let public_path = path.with_extension("pub");
+    let public_there = read(&public_path)?;
+    if let Some(there) = &public_there
+        && *there != public
+        && comment(there.trim_end()) != comment(&key.public)
+    {
+        return Err(InstallError::Foreign(public_path));
+    }
     let directory = home.join(".ssh");
     let made = std::fs::DirBuilder::new()
         .recursive(true)
@@ -132,9 +141,7 @@ pub fn write_key(
             source,
         })
     })?;
-    let public = format!("{}\n", key.public);
-    let public_path = path.with_extension("pub");
-    if read(&public_path)?.as_deref() != Some(&public) {
+    if public_there.as_deref() != Some(&public) {
         durable::write_file(&public_path, public.as_bytes(), Attributes::mode(0o644))?;
     }
     let is_private =
@@ -160,10 +167,15 @@ fn read(path: &Path) -> Result<Option<String>, InstallError> {
     std::fs::read_to_string(path).map(Some).map_err(failed)
 }
 
+/// What stands after the key in its public half.
+fn comment(public: &str) -> Option<&str> {
+    public.split(' ').nth(2)
+}
+
 /// Whether a file is an earlier key of the same environment: an OpenSSH key without a passphrase that carries the same
 /// comment, as one from before the environment was made anew does.
 fn is_ours(file: &str, key: &SshKey) -> bool {
-    let Some(comment) = key.public.split(' ').nth(2) else {
+    let Some(comment) = comment(&key.public) else {
         return false;
     };
     let body: String = file.lines().filter(|l| !l.starts_with("-----")).collect();

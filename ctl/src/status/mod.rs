@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use shared::documents::{GroupKeys, NodeObjectError, NodeStatus, open_node_object};
 use shared::limits;
 use shared::names::{GroupName, ReleaseNumber};
+use shared::rollout::NodeSeen;
 use shared::store::{Backoff, Fetched, StoreError, StoreErrorKind, keys, with_retries};
 
 use crate::context::Context;
@@ -145,10 +146,10 @@ async fn read_one(
 // === impl NodeReport ===
 
 impl NodeReport {
-    /// Seconds since the node wrote its report.
+    /// Seconds since the node wrote its report, by the store's clock.
     #[must_use]
     pub fn age_seconds(&self, now: Timestamp) -> Option<i64> {
-        let written = self.status.as_ref().ok()?.written_at;
+        let written = NodeSeen::of(self.status.as_ref().ok()?).written_at;
         Some(now.duration_since(written).as_secs().max(0))
     }
 

@@ -74,12 +74,16 @@ fn of_group(group: &GroupStatus, now: Timestamp) -> Vec<String> {
             group.group
         ));
     }
-    if group.nodes.is_empty() {
+    if group.nodes.is_empty() && !group.rollout.needs_somebody() {
         lines.push("  no node has reported yet".to_owned());
         return lines;
     }
     let rollout = group.rollout.lines();
     lines.extend(rollout.into_iter().map(|line| format!("  {line}")));
+    if group.nodes.is_empty() {
+        lines.push("  no node has reported yet".to_owned());
+        return lines;
+    }
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header([

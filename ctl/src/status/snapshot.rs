@@ -12,7 +12,7 @@ use crate::expiry::{Expiry, expiries};
 use crate::instances::Instance;
 use crate::keyring::Keyring;
 use crate::publish::read_published;
-use crate::rollouts::{self, RolloutView};
+use crate::rollouts::{self, RolloutUnreadable, RolloutView};
 
 /// One group.
 #[derive(Debug)]
@@ -61,7 +61,11 @@ pub async fn read_group_status(
     }
     let keys = keyring.group(group)?;
     let nodes = read_group(context, keys, group).await?;
-    let document = rollouts::read(context, keys, group).await;
+    let document = match rollouts::read(context, keys, group).await {
+        // A store that fails says nothing of the document.
+        Err(failed @ RolloutUnreadable::Store { .. }) => return Err(failed.into()),
+        read => read,
+    };
     let document = match &document {
         Ok(found) => Ok(found.as_ref()),
         Err(e) => Err(chain(e)),
@@ -105,7 +109,7 @@ impl Snapshot {
             metadata.extend(expiry.map(|e| (group.clone(), e)));
             all.push(status);
         }
-        let at = Timestamp::now();
+        let at = context.store_now();
         Ok(Self {
             never_reported: silent_machines(context, &all, at).await,
             groups: all,
@@ -119,7 +123,7 @@ impl Snapshot {
     pub fn differs(&self) -> bool {
         let of_group = |g: &GroupStatus| {
             let objects = |n: &NodeReport| n.objection(g.published, self.at).is_some();
-            g.nodes.iter().any(objects) || g.rollout.needs_somebody()
+            g.nodes.iter().any(objects) || g.rollout.needs_somebody() || g.handover
         };
         let lost = |machine: &Instance| is_late(machine, self.at);
         self.groups.iter().any(of_group)

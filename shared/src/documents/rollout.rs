@@ -311,10 +311,18 @@ impl RolloutDocument {
     }
 
     /// This document as the next write begins with it. `now` is the store's time.
+    ///
+    /// The first write of all begins its revisions at that time in seconds, so that a document that was removed comes back
+    /// above whatever the nodes have seen: nobody writes once a second for long.
     #[must_use]
     pub fn next(&self, nonce: Nonce, now: Timestamp) -> Self {
+        let begun = u64::try_from(now.as_second()).unwrap_or(0);
+        let revision = match self.revision {
+            0 => begun.max(1),
+            seen => seen.saturating_add(1),
+        };
         let mut next = Self {
-            revision: self.revision.saturating_add(1),
+            revision,
             nonce,
             written_at: now,
             ..self.clone()
@@ -325,6 +333,21 @@ impl RolloutDocument {
         next.forgotten
             .drain(drop_oldest(next.forgotten.len(), FORGOTTEN_KEPT));
         next
+    }
+
+    /// Leaves out what the probes saw of the oldest failure that still says it; false where none does.
+    pub fn drop_oldest_lines(&mut self) -> bool {
+        match self
+            .failed
+            .iter_mut()
+            .find(|failure| !failure.lines.is_empty())
+        {
+            Some(failure) => {
+                failure.lines.clear();
+                true
+            }
+            None => false,
+        }
     }
 
     /// The slot that a node holds.

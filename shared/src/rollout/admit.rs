@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::view::GONE_AFTER;
 use crate::bundle::RolloutPolicy;
 use crate::documents::{Holder, Nonce, RolloutDocument, Unavailable, UnavailableWhy};
 use crate::names::{NodeId, ReleaseNumber};
@@ -111,15 +112,18 @@ pub fn admit(
     stamp: Stamp,
 ) -> Admission {
     let is_known = |holder: &Holder| Some(&holder.nonce) == known && holder.release == wish.release;
-    if document.holder(facts.node).is_some_and(is_known) {
+    let now = stamp.now;
+    // Whoever has changed nothing yet stops at a halt and a pause like everybody else.
+    let goes_on = !document.is_halted(wish.release) && document.pause_at(now).is_none();
+    if goes_on && document.holder(facts.node).is_some_and(is_known) {
         return Admission::Holds;
     }
-    let now = stamp.now;
     let mut next = document.next(stamp.nonce, now);
     next.holders.retain(|holder| holder.node != *facts.node);
     // Whoever asks is there.
     next.unavailable.retain(|other| other.node != *facts.node);
     clear_stale(&mut next, now);
+    forget_silent(&mut next, now);
     let changed = next.holders != document.holders || next.unavailable != document.unavailable;
     let wait =
         |why: Wait, next: RolloutDocument| Admission::Wait(why, changed.then(|| Box::new(next)));
@@ -215,6 +219,14 @@ fn clear_stale(next: &mut RolloutDocument, now: Timestamp) {
             since: now,
         });
     }
+}
+
+/// A node that only does not report stands in the way for as long as the group would count it, and no longer: where nobody is
+/// up to date, nobody else takes stock.
+fn forget_silent(next: &mut RolloutDocument, now: Timestamp) {
+    next.unavailable.retain(|other| {
+        other.why == UnavailableWhy::Cleared || now.duration_since(other.since) <= GONE_AFTER
+    });
 }
 
 fn names(document: &RolloutDocument) -> String {

@@ -76,7 +76,8 @@ impl ProbeRun {
     /// What that comes to at `now`.
     #[must_use]
     pub fn verdict(&self, now: Duration) -> ProbeVerdict {
-        let mut healthy = true;
+        // Without a probe that counts, the time to settle is all that there is.
+        let mut healthy = !self.streaks.is_empty() || now >= self.settle;
         for (name, streak) in &self.streaks {
             let (success, failure) = self.thresholds.get(name).copied().unwrap_or((1, 1));
             if streak.failures >= failure {

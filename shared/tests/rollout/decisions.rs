@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use shared::bundle::{MaxUnavailable, Probe, ProbeCheck, RolloutPolicy, TimeSpan, Waiver};
-use shared::documents::{Halt, Nonce, Pause, RolloutDocument};
+use shared::documents::{Halt, Nonce, Pause, RolloutDocument, Unavailable, UnavailableWhy};
 use shared::names::{NodeId, ReleaseNumber};
 use shared::rollout::{
     Admission, Ending, FirstRelease, GroupView, NodeFacts, NodeSeen, ProbeRun, ProbeVerdict,
@@ -314,6 +314,90 @@ fn an_answer_that_was_lost_is_recognised() {
 }
 
 #[test]
+fn a_slot_whose_answer_was_lost_is_given_up_at_a_halt_and_at_a_pause() {
+    let d = taken(ask(&RolloutDocument::empty(), "a", "z", 2, 2, 7));
+    let halt = Halt {
+        release: number(2),
+        by: node("b"),
+        reason: "it is bad".to_owned(),
+        at: at(8),
+    };
+    let pause = Pause {
+        by: "ada".to_owned(),
+        reason: "lunch".to_owned(),
+        since: at(8),
+        until: None,
+    };
+    let halted = RolloutDocument {
+        halted: Some(halt),
+        ..d.clone()
+    };
+    let paused = RolloutDocument {
+        paused: Some(pause),
+        ..d
+    };
+    for (document, kind) in [(halted, "halted"), (paused, "paused")] {
+        let id = node("a");
+        let facts = NodeFacts {
+            node: &id,
+            zone: Some("z"),
+            on_disk: Some(number(1)),
+        };
+        let policy = policy(2);
+        let wish = Wish {
+            release: number(2),
+            policy: &policy,
+        };
+        let stamp = Stamp {
+            nonce: Nonce::of(9),
+            now: at(9),
+        };
+        let Admission::Wait(why, Some(next)) =
+            admit(&document, facts, wish, Some(&Nonce::of(7)), stamp)
+        else {
+            panic!("{kind}: it begins all the same");
+        };
+        assert_eq!(why.kind(), kind);
+        assert!(next.holders.is_empty(), "{kind}: the slot is free again");
+    }
+}
+
+#[test]
+fn a_silent_node_stands_in_the_way_for_an_hour_and_one_that_was_cleared_until_it_reports() {
+    let silent = |why| RolloutDocument {
+        unavailable: vec![Unavailable {
+            node: node("gone"),
+            why,
+            release: None,
+            since: at(0),
+        }],
+        ..RolloutDocument::empty()
+    };
+    let of = silent(UnavailableWhy::Silent);
+    assert_eq!(waits(ask(&of, "a", "z", 2, 1, 3600)), "capacity");
+    let d = taken(ask(&of, "a", "z", 2, 1, 3601));
+    assert!(d.unavailable.is_empty());
+    let of = silent(UnavailableWhy::Cleared);
+    assert_eq!(waits(ask(&of, "a", "z", 2, 1, 100_000)), "capacity");
+}
+
+#[test]
+fn a_document_that_was_removed_begins_above_what_was_seen() {
+    let mut d = taken(ask(&RolloutDocument::empty(), "a", "z", 2, 1, 7));
+    assert_eq!(
+        d.revision,
+        u64::try_from(at(7).as_second()).unwrap(),
+        "the first write takes the time"
+    );
+    for when in 8..20 {
+        d = d.next(Nonce::of(1), at(when));
+    }
+    let again = RolloutDocument::empty().next(Nonce::of(2), at(20));
+    assert!(again.revision > d.revision, "the nodes would refuse it");
+    assert!(again.usable(d.revision).is_ok());
+}
+
+#[test]
 fn the_time_of_a_holder() {
     let d = TimeSpan::from_secs(D);
     let window = |seconds| Window::after(Duration::from_secs(seconds), d);
@@ -355,7 +439,9 @@ fn only_what_went_from_good_to_bad_counts() {
     let before = BTreeSet::from(["web".to_owned()]);
     let warns = ProbeRun::new(&policy(1), &before);
     assert!(!warns.counts("web"));
-    assert_eq!(warns.verdict(s(0)), ProbeVerdict::Healthy);
+    // Nothing counts: the time to settle passes all the same, and the next node begins no sooner.
+    assert_eq!(warns.verdict(s(9)), ProbeVerdict::Pending);
+    assert_eq!(warns.verdict(s(10)), ProbeVerdict::Healthy);
     let waived = RolloutPolicy {
         waiver: Some(Waiver {
             reason: "x".to_owned(),

@@ -2,6 +2,7 @@
 //! the real binaries.
 
 mod delivery;
+mod order;
 mod update;
 
 use std::fs;

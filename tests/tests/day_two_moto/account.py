@@ -34,7 +34,7 @@ elif what == "machines":
             VPCZoneIdentifier=subnets,
             Tags=[
                 {"Key": key, "Value": value, "PropagateAtLaunch": True}
-                for key, value in [("Name", name), ("Env", "dev"), ("Role", group)]
+                for key, value in [("Name", name), ("Platform", "kube"), ("Env", "dev"), ("Role", group)]
             ],
         )
         if group == "compute":
@@ -43,14 +43,18 @@ elif what == "machines":
                 LaunchTemplateId=template, SourceVersion="1", LaunchTemplateData={"InstanceType": "t3.large"}
             )
     # Somebody else's.
-    ec2.run_instances(
-        ImageId=image,
-        MinCount=1,
-        MaxCount=1,
-        TagSpecifications=[
-            {"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "dev-compute"}, {"Key": "Env", "Value": "prod"}]}
-        ],
-    )
+    for tags in (
+        {"Name": "dev-compute", "Env": "prod", "Role": "compute", "Platform": "kube"},
+        {"Name": "dev-compute", "Env": "dev", "Role": "compute", "Platform": "another"},
+    ):
+        ec2.run_instances(
+            ImageId=image,
+            MinCount=1,
+            MaxCount=1,
+            TagSpecifications=[
+                {"ResourceType": "instance", "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}
+            ],
+        )
 elif what == "disable-key":
     kms.disable_key(KeyId=sys.argv[3])
 elif what == "enable-key":

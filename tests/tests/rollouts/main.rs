@@ -11,6 +11,7 @@
     reason = "a helper of tests may fail the test"
 )]
 
+mod flows;
 mod stage;
 
 use std::time::Duration;

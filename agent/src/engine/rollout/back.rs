@@ -18,8 +18,15 @@ impl Agent {
             return Ok(State::Poll);
         };
         fail::fail_point!("rollout::give-back");
+        if let (Stage::Asking | Stage::Granted, Some(before)) = (slot.stage, slot.mends) {
+            // Nothing came of the release that was to mend it: it goes on going back, and counts all the while.
+            self.remember_slot(Some(*before))?;
+            return Ok(State::Poll);
+        }
         let ending = match slot.stage {
             Stage::Committed => Ending::Committed,
+            // Said before; told again after a retry, it would halt again.
+            Stage::Reverted | Stage::Reverting if slot.noted => Ending::Unused,
             Stage::Reverted | Stage::Reverting => Ending::Failed {
                 why: slot.why.clone().unwrap_or_default(),
                 lines: slot.lines.clone(),
@@ -59,10 +66,10 @@ impl Agent {
         self.decided(
             "gives the slot back",
             slot.release,
-            match ending {
-                Ending::Unused => "unused",
-                Ending::Committed => "committed",
-                Ending::Failed { .. } => "failed",
+            match slot.stage {
+                Stage::Committed => "committed",
+                Stage::Reverted | Stage::Reverting => "failed",
+                _ => "unused",
             },
         );
         self.remember_slot(None)?;
@@ -74,34 +81,41 @@ impl Agent {
         Ok(State::Poll)
     }
 
-    /// Notes in the document that a release failed here, before going back: nobody begins with it meanwhile. Where that
-    /// does not succeed, giving the slot back does it.
-    pub(in crate::engine) async fn note_failure(&mut self, slot: &Slot) -> Result<(), Stop> {
-        let noted: Result<(), Stop> = async {
-            let read = self.read_rollout().await?;
-            let own = self.own_facts();
-            let facts = own.facts();
-            let why = slot.why.clone().unwrap_or_default();
-            let stamp = self.stamp(read.now);
-            let noted = read.document.as_ref().and_then(|document| {
-                record_failure(document, facts, slot.release, &why, &slot.lines, stamp)
-            });
-            match noted {
-                Some(next) => self.write_rollout(&next, read.tag).await,
-                None => Ok(()),
+    /// Notes in the document that a release failed here, before going back: nobody begins with it meanwhile. Whether it is
+    /// noted; where not, the next pass tries again, and giving the slot back does it too.
+    pub(in crate::engine) async fn note_failure(&mut self, slot: &Slot) -> Result<bool, Stop> {
+        for _ in 0..TRIES {
+            match self.write_failure(slot).await {
+                Ok(()) => return Ok(true),
+                Err(Stop::Failed(failure)) if failure.kind == CONFLICT => self.step_aside().await?,
+                Err(Stop::Failed(failure)) => {
+                    tracing::warn!(
+                        error = chain(failure.error.as_ref()),
+                        "the halt is not written yet"
+                    );
+                    return Ok(false);
+                }
+                Err(stop) => return Err(stop),
             }
         }
-        .await;
+        tracing::warn!(
+            "the halt is not written yet: others write the rollout document all the time"
+        );
+        Ok(false)
+    }
+
+    async fn write_failure(&mut self, slot: &Slot) -> Result<(), Stop> {
+        let read = self.read_rollout().await?;
+        let own = self.own_facts();
+        let facts = own.facts();
+        let why = slot.why.clone().unwrap_or_default();
+        let stamp = self.stamp(read.now);
+        let noted = read.document.as_ref().and_then(|document| {
+            record_failure(document, facts, slot.release, &why, &slot.lines, stamp)
+        });
         match noted {
-            Ok(()) => Ok(()),
-            Err(Stop::Failed(failure)) => {
-                tracing::warn!(
-                    error = chain(failure.error.as_ref()),
-                    "the halt is not written yet"
-                );
-                Ok(())
-            }
-            Err(stop) => Err(stop),
+            Some(next) => self.write_rollout(&next, read.tag).await,
+            None => Ok(()),
         }
     }
 

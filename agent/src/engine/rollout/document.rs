@@ -107,11 +107,18 @@ impl Agent {
                     .map_err(|e| refused(RolloutError::Object(e)))?;
                 let usable = document.usable(self.rollouts.seen);
                 let document = usable.map_err(|e| refused(RolloutError::Document(e)))?;
-                self.rollouts.seen = document.revision;
+                self.saw_revision(document.revision);
                 self.rollouts.cached = Some((etag.clone(), document.clone()));
                 (Some(document), Some(etag))
             }
-            Err(error) if error.kind == StoreErrorKind::NotFound => {
+            // S3 says 403 of an object that is not there to who may not list its prefix, as nodes may not. A document that
+            // is there all the same is not written over: the write that follows only ever makes one.
+            Err(error)
+                if matches!(
+                    error.kind,
+                    StoreErrorKind::NotFound | StoreErrorKind::Forbidden
+                ) =>
+            {
                 self.rollouts.cached = None;
                 (None, None)
             }
@@ -139,16 +146,37 @@ impl Agent {
         let mut next = next.clone();
         // A document that was removed does not begin again below what was seen.
         next.revision = next.revision.max(self.rollouts.seen.saturating_add(1));
-        let sealed = seal_node_object(&next, &bound, Some(&group_key))
-            .map_err(|e| refused(RolloutError::Encode(e)))?;
+        let seal = |next: &RolloutDocument| {
+            seal_node_object(next, &bound, Some(&group_key))
+                .map_err(|e| refused(RolloutError::Encode(e)))
+        };
+        let mut sealed = seal(&next)?;
+        // What the probes saw is for people; a document that nobody may read any more would end all rollouts.
+        while sealed.len() as u64 > limits::NODE_OBJECT_BYTES && next.drop_oldest_lines() {
+            sealed = seal(&next)?;
+        }
         let condition = tag.map_or(PutCondition::Absent, PutCondition::Matches);
         let store = self.store.clone();
         let put = async move { store.put(&key, sealed.into(), condition).await };
         let put = self.network(Phase::Slot, REQUEST_DEADLINE, put).await?;
         let tag = put.map_err(store_failure)?;
-        self.rollouts.seen = next.revision;
+        self.saw_revision(next.revision);
         self.rollouts.cached = Some((tag, next));
         Ok(())
+    }
+
+    /// What can't be remembered is not noticed after a restart.
+    fn saw_revision(&mut self, revision: u64) {
+        if revision == self.rollouts.seen {
+            return;
+        }
+        self.rollouts.seen = revision;
+        if let Err(error) = self.rollouts.file.remember_revision(revision) {
+            tracing::warn!(
+                error = chain(&error),
+                "the rollout's revision is not remembered"
+            );
+        }
     }
 
     /// Somebody else was faster: a short while, of a length unlike theirs, before the next try.

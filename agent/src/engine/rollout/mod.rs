@@ -39,7 +39,7 @@ pub(super) struct Rollouts {
     unread: bool,
     /// The document that was read last, with its tag.
     cached: Option<(ETag, RolloutDocument)>,
-    /// The newest revision seen.
+    /// The newest revision seen, also before a restart: an older document is one that somebody put back.
     seen: u64,
     /// What the status says.
     pub(super) report: RolloutReport,
@@ -79,7 +79,7 @@ impl Rollouts {
             slot: None,
             unread: true,
             cached: None,
-            seen: 0,
+            seen: SlotFile::in_directory(state).revision(),
             report: RolloutReport {
                 zone,
                 ..RolloutReport::default()

@@ -1,6 +1,10 @@
 //! Taking a slot: the look at the probes before, the wish, the wait, the grant.
 
-use shared::documents::{RolloutDocument, Waiting};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use shared::bundle::Probe;
+use shared::documents::{Phase, RolloutDocument, Waiting};
 use shared::names::ReleaseNumber;
 use shared::rollout::{Admission, Stage, Window, Wish, admit};
 
@@ -9,8 +13,11 @@ use crate::disk::{CheckedRelease, Plan};
 use crate::engine::Agent;
 use crate::engine::failure::Stop;
 use crate::engine::state::{Adoption, State};
-use crate::rollout::{Prober, Slot};
+use crate::rollout::{Prober, Sight, Slot};
 use crate::trouble::Source;
+
+/// Beyond the pause between two tries of a probe.
+const SLACK: Duration = Duration::from_secs(5);
 
 /// What an earlier transition leaves to do.
 enum Unfinished {
@@ -45,9 +52,18 @@ impl Agent {
             let sights = self
                 .try_probes(&prober, policy.probes.iter().collect())
                 .await?;
-            let failing = sights.iter().filter(|(_, sight)| !sight.ok);
-            let failed_before: std::collections::BTreeSet<String> =
-                failing.map(|(name, _)| name.clone()).collect();
+            let mut failed_before = failing(&sights);
+            // One failure may be a hiccup, and a probe that can only warn protects nobody.
+            let again: Vec<&Probe> = policy
+                .probes
+                .iter()
+                .filter(|probe| failed_before.contains(&probe.name))
+                .collect();
+            if let Some(pause) = again.iter().map(|probe| probe.period.get()).max() {
+                let sleep = self.clock.sleep(pause);
+                self.network(Phase::Baseline, pause + SLACK, sleep).await?;
+                failed_before = failing(&self.try_probes(&prober, again).await?);
+            }
             if !failed_before.is_empty() {
                 tracing::warn!(%release, probes = ?failed_before, "these fail already, and can only warn");
             }
@@ -68,9 +84,6 @@ impl Agent {
             let prober = Prober::new(&policy.probes, checked.release());
             self.rollouts.first = Some((policy, prober, tokio::time::Instant::now()));
         }
-        let Some(policy) = policy.filter(|_| !self.needs_no_slot(&checked)) else {
-            return Ok(State::Apply(adoption, checked, plan));
-        };
         if self.hold_file.in_force(self.clock.now()).is_some() {
             self.held_back = true;
             self.resume = Some(State::Plan(adoption, checked));
@@ -83,7 +96,27 @@ impl Agent {
             return Err(refused(error).resume_at(later).into());
         }
         let release = checked.number();
-        match self.unfinished(release) {
+        let unfinished = self.unfinished(release);
+        let Some(policy) = policy.filter(|_| !self.needs_no_slot(&checked)) else {
+            match unfinished {
+                Unfinished::Nothing if self.rollouts.slot.is_none() => {
+                    return Ok(State::Apply(adoption, checked, plan));
+                }
+                // The slot of another release would be taken for this one's.
+                Unfinished::Nothing => {
+                    self.handled = None;
+                    return Ok(State::GiveBack);
+                }
+                Unfinished::Apply => return Ok(State::Apply(adoption, checked, plan)),
+                Unfinished::Revert => return Ok(State::Revert),
+                Unfinished::Other => {
+                    self.resume = Some(State::Slot(adoption, checked, plan));
+                    self.dealt_with(None);
+                    return Ok(State::Idle);
+                }
+            }
+        };
+        match unfinished {
             Unfinished::Nothing => {}
             Unfinished::Apply => return Ok(State::Apply(adoption, checked, plan)),
             Unfinished::Revert => return Ok(State::Revert),
@@ -121,6 +154,7 @@ impl Agent {
                     let Some(previous) = self.with_disk(|disk| disk.ledger().release) else {
                         return Ok(State::Apply(adoption, checked, plan));
                     };
+                    let before = self.rollouts.slot.clone();
                     // Remembered before it is asked for: an agent that is killed now looks again.
                     self.remember_slot(Some(Slot {
                         release,
@@ -134,6 +168,8 @@ impl Agent {
                         failed_before: std::collections::BTreeSet::new(),
                         why: None,
                         lines: Vec::new(),
+                        noted: false,
+                        mends: mends(before.as_ref()),
                     }))?;
                     match self.write_rollout(&next, read.tag).await {
                         Ok(()) => {
@@ -142,7 +178,7 @@ impl Agent {
                             return self.granted(adoption, checked, plan);
                         }
                         Err(Stop::Failed(failure)) if failure.kind == CONFLICT => {
-                            self.remember_slot(None)?;
+                            self.remember_slot(mends(before.as_ref()).map(|slot| *slot))?;
                             self.step_aside().await?;
                         }
                         // It may have been written all the same: the next look shows it.
@@ -155,9 +191,10 @@ impl Agent {
                 }
                 Admission::Wait(why, next) => {
                     // A node that could not go back keeps its slot.
-                    let struggles = self.rollouts.struggles;
-                    if !struggles && self.rollouts.slot.is_some() {
-                        self.remember_slot(None)?;
+                    let kept = mends(self.rollouts.slot.as_ref());
+                    let struggles = self.rollouts.struggles || kept.is_some();
+                    if self.rollouts.slot.is_some() {
+                        self.remember_slot(kept.map(|slot| *slot))?;
                     }
                     if let Some(next) = next.filter(|_| !struggles) {
                         // Somebody else does it where this fails.
@@ -194,7 +231,9 @@ impl Agent {
             }
             Stage::Applying => Unfinished::Revert,
             // The release that mends what this node could not go back from.
-            Stage::Reverting if is_back && release > slot.release => Unfinished::Nothing,
+            Stage::Reverting if (is_back || self.rollouts.struggles) && release > slot.release => {
+                Unfinished::Nothing
+            }
             Stage::Probing | Stage::Committed | Stage::Reverting | Stage::Reverted => {
                 Unfinished::Other
             }
@@ -238,7 +277,29 @@ impl Agent {
         if self.window(&slot) != Window::Forward {
             return Ok(false);
         }
-        self.reach(Stage::Applying)?;
+        self.remember_slot(Some(Slot {
+            stage: Stage::Applying,
+            mends: None,
+            ..slot
+        }))?;
         Ok(true)
     }
+}
+
+/// The slot that a node goes back to where the one with which it would be mended comes to nothing.
+fn mends(slot: Option<&Slot>) -> Option<Box<Slot>> {
+    let slot = slot?;
+    match slot.stage {
+        Stage::Reverting => Some(Box::new(Slot {
+            mends: None,
+            ..slot.clone()
+        })),
+        _ => slot.mends.clone(),
+    }
+}
+
+/// The names of those that failed.
+fn failing(sights: &[(String, Sight)]) -> BTreeSet<String> {
+    let failing = sights.iter().filter(|(_, sight)| !sight.ok);
+    failing.map(|(name, _)| name.clone()).collect()
 }

@@ -12,6 +12,7 @@ fn choices(keep: usize) -> Choices {
     Choices {
         keep,
         youngest: Duration::from_secs(3600),
+        youngest_artifact: Duration::from_secs(3600),
     }
 }
 
@@ -53,6 +54,7 @@ fn evidence(last: u64) -> Evidence {
         current: release(last),
         good: Some(release(last.max(2) - 1)),
         in_use: BTreeMap::new(),
+        listed: BTreeSet::new(),
         roots: 1,
     };
     for number in 1..=last {

@@ -99,8 +99,17 @@ async fn look(
     if region != aws.region() {
         return Ok(Err(elsewhere(environment, key, name, region)));
     }
+    let tags = tags(aws, name).await?;
+    let tag = |key: &str| tags.iter().find(|tag| tag.key() == key).map(Tag::value);
+    let (manager, ours) = TAG_MANAGER;
+    if tag(manager) != Some(ours) && !is_empty(aws, name).await? {
+        return Ok(Err(format!(
+            "`{key}`: the bucket {name} exists, is not empty, and does not say that it is platformctl's: its policy and lifecycle \
+             would be written over. Name another one, or tag it {manager}={ours} to hand it over"
+        )));
+    }
     if purpose == Purpose::Secrets
-        && let Some(other) = tag(aws, name, TAG_ENVIRONMENT).await?
+        && let Some(other) = tag(TAG_ENVIRONMENT)
         && other != environment.name.as_str()
     {
         return Ok(Err(format!(
@@ -137,12 +146,10 @@ fn elsewhere(environment: &Environment, key: &str, name: &str, region: &str) -> 
 }
 
 /// A tag of a bucket; none where it has none.
-async fn tag(aws: &Aws, bucket: &str, key: &str) -> Result<Option<String>, AwsError> {
-    Ok(tags(aws, bucket)
-        .await?
-        .into_iter()
-        .find(|tag| tag.key() == key)
-        .map(|tag| tag.value().to_owned()))
+async fn is_empty(aws: &Aws, bucket: &str) -> Result<bool, AwsError> {
+    let request = aws.s3().list_objects_v2().bucket(bucket).max_keys(1).send();
+    let answer = call("s3:ListBucket", format!("bucket {bucket}"), request).await?;
+    Ok(answer.contents().is_empty())
 }
 
 async fn tags(aws: &Aws, bucket: &str) -> Result<Vec<Tag>, AwsError> {

@@ -110,12 +110,27 @@ fn comes_back_as_it_was_sealed_and_fits() {
 #[test]
 fn only_the_known_format_and_nothing_older_is_usable() {
     let next = RolloutDocument::empty().next(Nonce::of(1), at(1));
-    assert_eq!(next.revision, 1);
-    assert!(next.clone().usable(1).is_ok());
-    let older = next.clone().usable(2).unwrap_err();
+    let revision = next.revision;
+    assert!(next.clone().usable(revision).is_ok());
+    let older = next.clone().usable(revision + 1).unwrap_err();
     assert!(older.to_string().contains("put an old one back"), "{older}");
     let format = RolloutDocument { format: 2, ..next };
     assert!(format.usable(0).is_err());
+}
+
+#[test]
+fn what_the_probes_saw_is_left_out_oldest_first() {
+    let mut document = full();
+    let with_lines = |d: &RolloutDocument| d.failed.iter().filter(|f| !f.lines.is_empty()).count();
+    let before = with_lines(&document);
+    assert!(before > 1);
+    assert!(document.drop_oldest_lines());
+    assert!(document.failed[0].lines.is_empty() && with_lines(&document) == before - 1);
+    while document.drop_oldest_lines() {}
+    assert_eq!(
+        (with_lines(&document), document.failed.len()),
+        (0, full().failed.len())
+    );
 }
 
 #[test]

@@ -1,0 +1,126 @@
+//! What operators do while a rollout is under way.
+
+use std::process::Stdio;
+
+use platform_tests::faulty_proxy::{Fault, FaultyProxy};
+use platform_tests::node::eventually;
+use platform_tests::scene::COMPUTE;
+use shared::documents::NodeStatus;
+
+use crate::Result;
+use crate::stage::{Bad, Stage, TEST_PATIENCE, number};
+
+const FAILED: &str = "platform_agent_polls_total{result=\"failed\"}";
+
+/// Runs platformctl; the store runs in this process, so the child is not waited for on its threads.
+async fn operate(stage: &Stage, arguments: &[&str]) -> anyhow::Result<String> {
+    let mut command = stage.scene.operator.platformctl();
+    command.args(arguments).args(["-e", "local"]);
+    command.stdin(Stdio::null()).env("USER", "ada");
+    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    anyhow::ensure!(output.status.success(), "{arguments:?}: {output:?}");
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn waits_for(kind: &str) -> impl Fn(&NodeStatus) -> bool {
+    move |status| {
+        let waiting = status.rollout.waiting.as_ref();
+        waiting.is_some_and(|w| w.kind == kind)
+    }
+}
+
+/// The manifests that hold `text`.
+fn nodes_with(stage: &Stage, text: &str) -> anyhow::Result<usize> {
+    let manifests = stage.manifests()?;
+    Ok(manifests.values().filter(|m| m.contains(text)).count())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_publishes_during_a_rollout_end_on_the_last_one_node_at_a_time() -> Result {
+    let stage = Stage::set(3, Bad::Never).await?;
+    stage.publish("v2").await?;
+    stage
+        .until("somebody has the slot", |d| !d.holders.is_empty())
+        .await?;
+    stage.publish("v3").await?;
+    let release = stage.publish("v4").await?;
+    let most = stage.watch_until_all(release).await?;
+    assert!(most <= 1, "never more than one node in transition");
+    assert_eq!(nodes_with(&stage, "v4")?, 3);
+    let ended = stage
+        .until("it is complete", |d| {
+            d.good.map(|g| g.get()) == Some(release)
+        })
+        .await?;
+    assert!(ended.failed.is_empty() && ended.halted.is_none());
+    assert_eq!(ended.release, Some(number(release)));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_holds_everybody_through_a_gone_store_and_a_resume_is_heard_at_the_next_poll()
+-> Result {
+    let mut stage = Stage::set(0, Bad::Never).await?;
+    let proxy = FaultyProxy::start(stage.scene.bucket.store().addr()).await?;
+    for n in 0..3 {
+        stage
+            .add_node_at(&format!("node-{n}"), &proxy.endpoint())
+            .await?;
+    }
+    operate(&stage, &["pause", "--reason", "a freeze", COMPUTE]).await?;
+    let release = stage.publish("v2").await?;
+    for name in ["node-0", "node-1", "node-2"] {
+        let node = stage.node(name)?;
+        stage
+            .scene
+            .until_status(node, "it waits", waits_for("paused"))
+            .await?;
+    }
+    // A machine that starts now has nothing to wait for: it begins with what is known to be good.
+    stage.add_node("node-9").await?;
+    stage
+        .scene
+        .until_status(stage.node("node-9")?, "it waits", waits_for("paused"))
+        .await?;
+    assert_eq!(nodes_with(&stage, "v2")?, 0);
+    // Polls that fail make nobody forget what it waits for.
+    proxy.set("", Fault::Reset);
+    for name in ["node-0", "node-1", "node-2"] {
+        let node = stage.node(name)?;
+        let before = node.metric(FAILED).await?;
+        eventually("its polls fail", TEST_PATIENCE, async || {
+            let now = node.metric(FAILED).await?;
+            anyhow::ensure!(now > before + 1.0, "{now}");
+            Ok(())
+        })
+        .await?;
+    }
+    proxy.clear();
+    assert_eq!(stage.ever("v2"), Vec::<String>::new());
+    operate(&stage, &["resume", COMPUTE]).await?;
+    let most = stage.watch_until_all(release).await?;
+    assert!(most <= 1, "never more than one node in transition");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_during_a_rollout_and_the_rollback_of_the_rollback() -> Result {
+    let stage = Stage::set(3, Bad::Never).await?;
+    let before = stage.manifests()?;
+    stage.publish("v2").await?;
+    stage
+        .until("the canary has it", |d| d.committed >= 1)
+        .await?;
+    operate(&stage, &["rollback", "--yes", COMPUTE]).await?;
+    let most = stage.watch_until_all(3).await?;
+    assert!(most <= 1, "never more than one node in transition");
+    assert_eq!(stage.manifests()?, before, "release 1 again, byte for byte");
+    operate(&stage, &["rollback", "--to", "2", "--yes", COMPUTE]).await?;
+    stage.watch_until_all(4).await?;
+    assert_eq!(nodes_with(&stage, "v2")?, 3);
+    let history = operate(&stage, &["history", COMPUTE]).await?;
+    for line in ["brings release 1 back", "brings release 2 back"] {
+        assert!(history.contains(line), "{line}: {history}");
+    }
+    Ok(())
+}
