@@ -3,6 +3,11 @@
 
 use std::path::Path;
 
+/// More than the calls from here to the kernel take of the stack, in bytes.
+const FRAMES: usize = 64 * 1024;
+/// No page is smaller.
+const PAGE: usize = 4096;
+
 /// A part of this process's address space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Range {
@@ -23,6 +28,25 @@ pub(crate) fn give_back() {
     for range in unwritten_of(&program, &maps) {
         unmap(range);
     }
+    let here = 0_u8;
+    if let Some(range) = unused_stack(&maps, std::ptr::from_ref(&here).expose_provenance()) {
+        unmap_stack(range);
+    }
+}
+
+/// The part of the main thread's stack that lies more than [`FRAMES`] below `here`, if `here` is on it: an adoption has used
+/// it, and nothing is there any more.
+fn unused_stack(maps: &str, here: usize) -> Option<Range> {
+    let line = maps.lines().find(|line| line.ends_with(" [stack]"))?;
+    let (start, end) = line.split_ascii_whitespace().next()?.split_once('-')?;
+    let start = usize::from_str_radix(start, 16).ok()?;
+    let end = usize::from_str_radix(end, 16).ok()?;
+    if !(start..end).contains(&here) {
+        return None;
+    }
+    let below = here.checked_sub(FRAMES)? & !(PAGE - 1);
+    let length = below.checked_sub(start)?;
+    (length > 0).then_some(Range { start, length })
 }
 
 /// The mappings of `program` that were never written: its code, and the segment that its file begins with (headers and
@@ -69,6 +93,17 @@ fn unmap(range: Range) {
     }
 }
 
+#[expect(unsafe_code, reason = "madvise(2) takes a pointer")]
+fn unmap_stack(range: Range) {
+    let start = std::ptr::with_exposed_provenance_mut(range.start);
+    // SAFETY: the range is the part of this very thread's stack that ends well below the frame of the caller, so no frame
+    // that is alive lies in it; what a later call finds there are pages of zeros, which it writes before it reads, as with any
+    // stack that grows.
+    unsafe {
+        libc::madvise(start, range.length, libc::MADV_DONTNEED);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,5 +144,17 @@ mod tests {
         give_back();
         assert!(resident() < before, "{before} KiB before");
         assert!(resident() > 0);
+    }
+
+    #[test]
+    fn only_the_stack_well_below_is_given_back() {
+        let maps =
+            "7ffe00000000-7ffe00100000 rw-p 00000000 00:00 0                          [stack]\n";
+        let of = |here| unused_stack(maps, here).map(|r| (r.start, r.length));
+        let start = 0x7ffe_0000_0000;
+        assert_eq!(of(start + 0x8_0123), Some((start, 0x8_0000 - FRAMES)));
+        assert_eq!(of(start + FRAMES), None, "nothing lies below");
+        assert_eq!(of(start + 0x10_0000), None, "another thread's");
+        assert_eq!(unused_stack("", start), None);
     }
 }

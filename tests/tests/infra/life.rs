@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use platform_tests::moto::BUCKET;
 use serde_json::{Value, json};
 
+use crate::adoption::real_agents_adopt;
 use crate::desk::Desk;
 use crate::iam::{check_bucket, check_roles};
 
@@ -44,6 +45,8 @@ async fn an_empty_account_to_two_groups() {
     );
     let made = desk.observe();
     everything_is_there(&made);
+    real_agents_adopt(&desk, &made);
+    let made = desk.observe();
     check_roles(&made);
     check_bucket(&made);
     no_secret_is_in_the_state(&desk, &done.said).await;

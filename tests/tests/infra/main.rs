@@ -3,6 +3,7 @@
 //! What exists is asked of the API (`observe.py`, boto3), not of Terraform. moto evaluates no policy, boots no machine and checks no
 //! health; what it answers otherwise than AWS is put right in `src/moto/serve.py`, and said there.
 
+mod adoption;
 mod desk;
 mod files;
 mod iam;
