@@ -15,6 +15,7 @@ use futures::stream::{self, BoxStream};
 use jiff::Timestamp;
 
 pub use aws_config::SdkConfig;
+pub use dns::SystemDns;
 pub use retry::{Backoff, put_immutable, with_retries};
 pub use s3::{S3Store, aws_config_loader, http_client};
 
