@@ -5,6 +5,7 @@
 //! - [`artifacts`], [`units`], [`kubelet`]: what else a release brings to the host: binaries, unit restarts, a certificate;
 //! - [`update`]: how the agent replaces itself;
 //! - [`rollout`]: the slot that a node holds in a rollout, and its probes;
+//! - [`etcd`]: etcd through its JSON gateway;
 //! - [`config`], [`facts`], [`parts`]: the configuration file, and the engine's parts made from it;
 //! - [`cli`], [`commands`]: the command line and its verbs;
 //! - [`drift`], [`hold`], [`clock`]: what wakes, stops and dates the loop;
@@ -26,6 +27,7 @@ pub mod config;
 pub mod disk;
 pub mod drift;
 pub mod engine;
+pub mod etcd;
 pub mod facts;
 #[cfg(feature = "failpoints")]
 pub mod failpoints;
@@ -39,6 +41,7 @@ pub mod rollout;
 pub mod starting;
 pub mod status;
 pub mod systemd;
+pub mod tls;
 pub mod trouble;
 pub mod units;
 pub mod update;

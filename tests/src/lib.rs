@@ -2,6 +2,8 @@
 //! file source, a faulty proxy, and the benchmarks' meters.
 
 pub mod attacks;
+pub mod etcd;
+pub mod etcd_kubelet;
 pub mod faulty_proxy;
 pub mod iam;
 pub mod kubelet;

@@ -9,6 +9,7 @@ mod adopt;
 mod care;
 mod choose;
 mod clean;
+mod etcd;
 mod failure;
 mod host;
 mod pass;
@@ -33,6 +34,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use choose::{Choice, ChoiceError, choose};
+use etcd::Etcd;
 
 pub use host::Host;
 use host::Patience;
@@ -198,6 +200,7 @@ pub struct Agent {
     /// The release whose certificates were looked at for the metric.
     certificates_of: Option<ReleaseNumber>,
     rollouts: Rollouts,
+    etcd: Etcd,
     reporter: Reporter,
 }
 
@@ -255,6 +258,7 @@ impl Agent {
             worked: false,
             certificates_of: None,
             rollouts: Rollouts::in_directory(&state, parts.host.zone.clone()),
+            etcd: Etcd::at(parts.host.etcd),
             reporter: Reporter::default(),
         }
     }

@@ -16,11 +16,11 @@ use shared::secret::SecretBytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 use url::{Host, Url};
 
+use crate::tls;
 use crate::trouble::chain;
 
 /// Most of an answer's body that is read and told, in bytes.
@@ -118,8 +118,8 @@ impl Prober {
         if parsed.scheme() != "https" {
             return answered(&parsed, address, TokioIo::new(stream)).await;
         }
-        let tls = TlsConnector::from(Arc::new(self.tls(ca, client).map_err(bad)?));
-        let stream = tls
+        let connector = TlsConnector::from(Arc::new(self.tls(ca, client).map_err(bad)?));
+        let stream = connector
             .connect(ServerName::IpAddress(ip.into()), stream)
             .await
             .map_err(|e| bad(chain(&e)))?;
@@ -131,34 +131,17 @@ impl Prober {
         ca: Option<&EntryPath>,
         client: Option<(&EntryPath, &EntryPath)>,
     ) -> Result<ClientConfig, String> {
-        let file = |path: &EntryPath| {
+        let file = |path: &'_ EntryPath| {
             let bytes = self.files.get(path).map(SecretBytes::expose);
             bytes.ok_or_else(|| format!("the release has no {path}"))
         };
-        let certificates = |path: &EntryPath| -> Result<Vec<CertificateDer<'static>>, String> {
-            CertificateDer::pem_slice_iter(file(path)?)
-                .collect::<Result<_, _>>()
-                .map_err(|e| format!("{path}: {e}"))
-        };
-        let mut roots = RootCertStore::empty();
-        for certificate in ca.map(certificates).transpose()?.unwrap_or_default() {
-            roots.add(certificate).map_err(|e| e.to_string())?;
-        }
-        let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| e.to_string())?
-            .with_root_certificates(roots);
-        match client {
-            None => Ok(config.with_no_client_auth()),
-            Some((certificate, key)) => {
-                let of_key = PrivateKeyDer::from_pem_slice(file(key)?);
-                let of_key = of_key.map_err(|e| format!("{key}: {e}"))?;
-                config
-                    .with_client_auth_cert(certificates(certificate)?, of_key)
-                    .map_err(|e| e.to_string())
-            }
-        }
+        let ca = ca.map(|path| Ok((path.as_str(), file(path)?)));
+        let own = client.map(|(certificate, key)| {
+            let of_key = (key.as_str(), file(key)?);
+            Ok(((certificate.as_str(), file(certificate)?), of_key))
+        });
+        let ca: Option<tls::Pem<'_>> = ca.transpose().map_err(|e: String| e)?;
+        tls::client_config(ca, own.transpose().map_err(|e: String| e)?)
     }
 }
 

@@ -51,8 +51,8 @@ impl ReplaceArgs {
         );
         if instance.group == SECURE {
             let warning = format!(
-                "{what}\nIt is a member of etcd: its data goes with it, and nothing takes it out of etcd's membership or puts \
-                 its successor in yet. That is for you to do (`etcdctl member remove`, then `member add`)."
+                "{what}\nIt is a member of etcd, and its data goes with it. Its successor takes its place among the members by itself; \
+                 until then etcd can lose no other."
             );
             confirm_name(&warning, workspace.name.as_str(), self.confirm.as_deref())?;
             // While it was asked, another operator may have replaced another.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use shared::etcd::EtcdRole;
 use shared::names::ReleaseNumber;
 
 use super::{Fleet, Instance};
@@ -13,7 +14,7 @@ use crate::status::NodeReport;
 const IN_SERVICE: &str = "InService";
 
 /// What stands against replacing `instance`; empty where nothing does. In the secure group each machine is a member of
-/// etcd: all others must be there, serve, and be on the published release.
+/// etcd: all others must be there, serve, be on the published release, and have a vote, but for those that stand by.
 #[must_use]
 pub fn objections(
     environment: &Environment,
@@ -47,10 +48,11 @@ pub fn objections(
     let members = environment.groups.get(SECURE).map_or(1, |size| size.min);
     let members = members.max(made);
     let needed = usize::try_from(members.saturating_sub(1)).unwrap_or(usize::MAX);
-    if others.len() < needed {
+    let stands_by = |other: &&&Instance| role(reports.get(&other.id)) == Some(EtcdRole::Spare);
+    let count = others.len() - others.iter().filter(stands_by).count();
+    if count < needed {
         all.push(format!(
-            "there are {} other secure machines, and etcd's {members} members need {needed}",
-            others.len()
+            "there are {count} other secure machines, and etcd's {members} members need {needed}"
         ));
     }
     if published.is_none() {
@@ -81,10 +83,21 @@ fn unfit(
         Some(member) if !member.healthy => return Some("is unhealthy".to_owned()),
         Some(_) => {}
     }
-    match report {
-        None => Some("has not reported".to_owned()),
-        Some(report) => report.objection(published, now),
-    }
+    let Some(report) = report else {
+        return Some("has not reported".to_owned());
+    };
+    let joins = || match role(Some(report))? {
+        EtcdRole::Member | EtcdRole::Spare => None,
+        EtcdRole::Waiting | EtcdRole::Joining | EtcdRole::Learner => {
+            Some("is no member of etcd with a vote yet".to_owned())
+        }
+    };
+    report.objection(published, now).or_else(joins)
+}
+
+/// What a machine says that it is to etcd.
+fn role(report: Option<&NodeReport>) -> Option<EtcdRole> {
+    Some(report?.status.as_ref().ok()?.etcd.as_ref()?.role)
 }
 
 #[cfg(test)]
@@ -141,6 +154,7 @@ mod tests {
             drift_repaired: 0,
             foreign: Vec::new(),
             clock_skew_seconds: None,
+            etcd: None,
             metadata_expires: None,
             rollout: shared::documents::RolloutReport::default(),
             written_at: now(),

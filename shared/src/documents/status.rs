@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::report::RolloutReport;
 use crate::digest::Sha256Digest;
+use crate::etcd::EtcdReport;
 use crate::names::{EnvironmentName, GroupName, NodeId, ReleaseNumber};
 
 /// Format number of the status document.
@@ -116,6 +117,9 @@ pub struct NodeStatus {
     /// Its part in a rollout.
     #[serde(default, skip_serializing_if = "RolloutReport::is_empty")]
     pub rollout: RolloutReport,
+    /// What it is to etcd, where its release runs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<EtcdReport>,
     /// When this was written.
     pub written_at: Timestamp,
 }
@@ -193,6 +197,7 @@ mod tests {
             drift_repaired: 0,
             foreign: Vec::new(),
             clock_skew_seconds: None,
+            etcd: None,
             metadata_expires: None,
             rollout: RolloutReport::default(),
             written_at: since,

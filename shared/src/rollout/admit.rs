@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::view::GONE_AFTER;
 use crate::bundle::RolloutPolicy;
-use crate::documents::{Holder, Nonce, RolloutDocument, Unavailable, UnavailableWhy};
+use crate::documents::{Holder, HolderWork, Nonce, RolloutDocument, Unavailable, UnavailableWhy};
 use crate::names::{NodeId, ReleaseNumber};
 
 /// Nodes of another zone than the one whose turn it is wait until nothing was written for this long.
@@ -111,7 +111,11 @@ pub fn admit(
     known: Option<&Nonce>,
     stamp: Stamp,
 ) -> Admission {
-    let is_known = |holder: &Holder| Some(&holder.nonce) == known && holder.release == wish.release;
+    let is_known = |holder: &Holder| {
+        holder.work == HolderWork::Release
+            && Some(&holder.nonce) == known
+            && holder.release == wish.release
+    };
     let now = stamp.now;
     // Whoever has changed nothing yet stops at a halt and a pause like everybody else.
     let goes_on = !document.is_halted(wish.release) && document.pause_at(now).is_none();
@@ -168,6 +172,7 @@ pub fn admit(
         nonce: next.nonce.clone(),
         since: now,
         deadline: wish.policy.deadline,
+        work: HolderWork::Release,
     });
     Admission::Take(Box::new(next))
 }
@@ -181,7 +186,8 @@ fn out_of_turn(
     release: ReleaseNumber,
     now: Timestamp,
 ) -> Option<Wait> {
-    let mut under_way = next.holders.iter().filter(|h| h.release == release);
+    let adopts = |h: &&Holder| h.release == release && h.work == HolderWork::Release;
+    let mut under_way = next.holders.iter().filter(adopts);
     if next.committed == 0
         && let Some(canary) = under_way.next()
     {
@@ -201,7 +207,7 @@ fn out_of_turn(
 
 /// Whoever has held a slot for twice its deadline, by the store's clock, has gone back or is gone: its slot is free, and it
 /// counts as unavailable instead.
-fn clear_stale(next: &mut RolloutDocument, now: Timestamp) {
+pub(crate) fn clear_stale(next: &mut RolloutDocument, now: Timestamp) {
     let is_stale = |holder: &Holder| {
         let limit = holder.deadline.get().saturating_mul(2);
         SignedDuration::try_from(limit).is_ok_and(|limit| now.duration_since(holder.since) > limit)
@@ -223,7 +229,7 @@ fn clear_stale(next: &mut RolloutDocument, now: Timestamp) {
 
 /// A node that only does not report stands in the way for as long as the group would count it, and no longer: where nobody is
 /// up to date, nobody else takes stock.
-fn forget_silent(next: &mut RolloutDocument, now: Timestamp) {
+pub(crate) fn forget_silent(next: &mut RolloutDocument, now: Timestamp) {
     next.unavailable.retain(|other| {
         other.why == UnavailableWhy::Cleared || now.duration_since(other.since) <= GONE_AFTER
     });

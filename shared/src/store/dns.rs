@@ -15,7 +15,7 @@ type Make = fn() -> Result<TokioResolver, ResolveDnsError>;
 /// Resolves through the servers of `/etc/resolv.conf`. The resolver is made at the first look-up and made again after
 /// one that did not succeed, silence included: at boot the file may be empty, or still name another network's servers.
 #[derive(Clone)]
-pub(super) struct SystemDns {
+pub struct SystemDns {
     resolver: Arc<Mutex<Option<Arc<TokioResolver>>>>,
     make: Make,
 }
@@ -53,6 +53,17 @@ impl SystemDns {
             resolver: Arc::default(),
             make,
         }
+    }
+
+    /// The addresses of a name, for a connection of one's own.
+    ///
+    /// # Errors
+    /// What the look-up said; it is bounded in time.
+    pub async fn addresses(
+        &self,
+        name: &str,
+    ) -> Result<Vec<std::net::IpAddr>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.resolve_dns(name).await?)
     }
 
     fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<TokioResolver>>> {

@@ -1,6 +1,7 @@
 //! The keys of the bucket's objects (§1).
 
 use crate::digest::Sha256Digest;
+use crate::etcd::Generation;
 use crate::names::{EnvironmentName, GroupName, NodeId};
 
 /// The keyring: operators only.
@@ -55,6 +56,24 @@ pub fn node_status(group: &GroupName, node: &NodeId) -> String {
 #[must_use]
 pub fn rollout(group: &GroupName) -> String {
     format!("rollouts/{group}.json")
+}
+
+/// The prefix of everything about one generation of etcd, with the slash.
+#[must_use]
+pub fn etcd_prefix(generation: Generation) -> String {
+    format!("etcd/{generation}/")
+}
+
+/// Who forms a generation of etcd; create-only.
+#[must_use]
+pub fn etcd_fence(generation: Generation) -> String {
+    format!("etcd/{generation}/cluster.json")
+}
+
+/// That a node has begun with a generation of etcd; create-only.
+#[must_use]
+pub fn etcd_ticket(generation: Generation, node: &NodeId) -> String {
+    format!("etcd/{generation}/started/{node}.json")
 }
 
 /// The name a node-written object is bound to: its key within the environment, so that one can't pass for another.

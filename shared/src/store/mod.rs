@@ -15,6 +15,7 @@ use futures::stream::{self, BoxStream};
 use jiff::Timestamp;
 
 pub use aws_config::SdkConfig;
+pub use dns::SystemDns;
 pub use retry::{Backoff, put_immutable, with_retries};
 pub use s3::{S3Store, aws_config_loader, http_client};
 
@@ -228,6 +229,13 @@ impl StoreErrorKind {
             Self::TooLarge => "too_large",
             Self::Other => "other",
         }
+    }
+
+    /// Whether the object may not be there: S3 says 403, and not 404, of one that is absent to who may not list its prefix
+    /// (as the nodes may not: GetObject carries no prefix that a policy could allow).
+    #[must_use]
+    pub const fn may_be_absent(self) -> bool {
+        matches!(self, Self::NotFound | Self::Forbidden)
     }
 
     /// Whether the same call may succeed later without anybody doing anything.

@@ -68,6 +68,12 @@ async fn an_empty_account_to_two_groups() {
     a_held_lock(&desk).await;
 
     desk.change("compute_asg_max", "6");
+    desk.ctl(&["plan"]);
+    std::fs::copy(
+        desk.path(".platform/dev/terraform/show.log"),
+        "/tmp/show-change.json",
+    )
+    .unwrap();
     let plan = desk.ctl(&["plan"]).with(
         3,
         &[

@@ -23,6 +23,7 @@ pub const IMMUTABLE: &[&str] = &[
     "groups/*/metadata/*.targets.json",
     "groups/*/metadata/*.snapshot.json",
     "etcd/*/cluster.json",
+    "etcd/*/started/*",
 ];
 
 /// A part of an upload in parts stays for so long without its other parts.
@@ -205,6 +206,7 @@ mod tests {
             "groups/compute/metadata/1.root.json",
             "groups/compute/metadata/12.snapshot.json",
             "etcd/1/cluster.json",
+            "etcd/1/started/R:i-0.json",
         ] {
             assert!(covered(fixed), "{fixed}");
         }
