@@ -99,6 +99,7 @@ fn status(identity: &NodeIdentity, kind: &str, message: &str, now: Timestamp) ->
         clock_skew_seconds: None,
         metadata_expires: None,
         rollout: RolloutReport::default(),
+        backup: None,
         written_at: now,
     }
 }

@@ -142,6 +142,7 @@ mod tests {
             clock_skew_seconds: Some(0),
             metadata_expires: None,
             rollout: RolloutReport::default(),
+            backup: None,
             written_at: Timestamp::UNIX_EPOCH,
         }
     }

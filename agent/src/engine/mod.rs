@@ -6,6 +6,7 @@
 //! [`crate::clock::judge`]. Whatever fails, the files on disk stay, and the next poll tries again.
 
 mod adopt;
+mod backup;
 mod care;
 mod choose;
 mod clean;
@@ -34,6 +35,7 @@ use tokio::time::Instant;
 
 pub use choose::{Choice, ChoiceError, choose};
 
+use backup::Backups;
 pub use host::Host;
 use host::Patience;
 use rollout::Rollouts;
@@ -198,6 +200,7 @@ pub struct Agent {
     /// The release whose certificates were looked at for the metric.
     certificates_of: Option<ReleaseNumber>,
     rollouts: Rollouts,
+    backups: Backups,
     reporter: Reporter,
 }
 
@@ -255,6 +258,7 @@ impl Agent {
             worked: false,
             certificates_of: None,
             rollouts: Rollouts::in_directory(&state, parts.host.zone.clone()),
+            backups: Backups::default(),
             reporter: Reporter::default(),
         }
     }

@@ -140,6 +140,7 @@ mod tests {
             clock_skew_seconds: None,
             metadata_expires: None,
             rollout: shared::documents::RolloutReport::default(),
+            backup: None,
             written_at: now(),
         };
         let report = NodeReport {

@@ -122,6 +122,13 @@ pub fn prepare(
             Origin::Keyring,
         )?;
     }
+    if let Some(keyring) = keyring
+        && crate::etcd::runs_etcd(content.entries.iter().map(|e| e.path.as_str()))
+    {
+        for (path, file) in crate::etcd::agent_files(group, keyring)? {
+            content.add_file(&path, &file, Origin::Keyring)?;
+        }
+    }
     for (name, bytes) in &rendered.manifests {
         let file = private(SecretBytes::new(bytes.clone()));
         content.add_file(&format!("manifests/{name}"), &file, Origin::Template)?;

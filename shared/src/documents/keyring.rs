@@ -12,7 +12,7 @@ use super::pki::Pki;
 use crate::bundle::{SealError, new_identity, open, seal};
 use crate::limits;
 use crate::names::{EnvironmentName, GroupName};
-use crate::secret::SecretBytes;
+use crate::secret::{SecretBytes, SecretText};
 use crate::trust::sign::RepositoryKeys;
 use crate::wrap::{KeyWrap, WrapContext, WrapError, WrappedIdentity};
 
@@ -66,6 +66,9 @@ pub struct GroupKeys {
     pub roots: Vec<String>,
     /// Authenticates what the group's nodes write.
     pub group_key: GroupKey,
+    /// The age identity that opens the group's backups: nodes have only what encrypts to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_identity: Option<SecretText>,
     /// While the signing keys change: the last root has the new keys alone, the one before it has both, and what is in
     /// the bucket may have been signed by either.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::report::RolloutReport;
+use super::report::{BackupReport, RolloutReport};
 use crate::digest::Sha256Digest;
 use crate::names::{EnvironmentName, GroupName, NodeId, ReleaseNumber};
 
@@ -116,6 +116,9 @@ pub struct NodeStatus {
     /// Its part in a rollout.
     #[serde(default, skip_serializing_if = "RolloutReport::is_empty")]
     pub rollout: RolloutReport,
+    /// What it knows about etcd's backups, where its release is of machines that run etcd.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupReport>,
     /// When this was written.
     pub written_at: Timestamp,
 }
@@ -195,6 +198,7 @@ mod tests {
             clock_skew_seconds: None,
             metadata_expires: None,
             rollout: RolloutReport::default(),
+            backup: None,
             written_at: since,
         }
     }

@@ -110,6 +110,7 @@ fn object(
         clock_skew_seconds: Some(0),
         metadata_expires: Some(far()?),
         rollout: shared::documents::RolloutReport::default(),
+        backup: None,
         written_at: Timestamp::UNIX_EPOCH,
     };
     let name = keys::bound_name(&publisher.environment, bound_to);

@@ -47,6 +47,7 @@ fn status(node: &str, release: u64, age: i64) -> NodeStatus {
         clock_skew_seconds: Some(0),
         metadata_expires: None,
         rollout: RolloutReport::default(),
+        backup: None,
         written_at: Timestamp::now() - SignedDuration::from_secs(age),
     }
 }

@@ -30,6 +30,7 @@ fn node(name: &str, release: u64, written: i64) -> NodeReport {
         clock_skew_seconds: None,
         metadata_expires: None,
         rollout: shared::documents::RolloutReport::default(),
+        backup: None,
         written_at: at(written),
     };
     NodeReport {
