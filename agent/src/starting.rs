@@ -97,6 +97,7 @@ fn status(identity: &NodeIdentity, kind: &str, message: &str, now: Timestamp) ->
         drift_repaired: 0,
         foreign: Vec::new(),
         clock_skew_seconds: None,
+        etcd: None,
         metadata_expires: None,
         rollout: RolloutReport::default(),
         backup: None,

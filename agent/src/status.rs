@@ -140,6 +140,7 @@ mod tests {
             drift_repaired: 0,
             foreign: Vec::new(),
             clock_skew_seconds: Some(0),
+            etcd: None,
             metadata_expires: None,
             rollout: RolloutReport::default(),
             backup: None,

@@ -10,6 +10,7 @@
 //! - [`trust`]: TUF, both verifying (agent) and signing (platformctl);
 //! - [`documents`]: the small JSON objects in the bucket;
 //! - [`rollout`]: every decision of a rollout, pure;
+//! - [`etcd`]: every decision about etcd's membership, pure;
 //! - [`check`]: what a file must be before a node may write it;
 //! - [`durable`]: the one way a file is written where it matters;
 //! - [`secret`]: bytes that cannot be printed.
@@ -32,6 +33,7 @@ pub mod check;
 pub mod digest;
 pub mod documents;
 pub mod durable;
+pub mod etcd;
 pub mod limits;
 pub mod names;
 pub mod rollout;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::Timestamp;
-use shared::backup::BackupSettings;
+use shared::backup::{BackupSettings, RestoreOrder, recipient_of};
 use shared::bundle::Release;
 use shared::check::certificate::{CertProblem, check_pem_files};
 use shared::check::manifest::{ManifestProblem, PodSummary, check_manifest};
@@ -15,12 +15,16 @@ use shared::check::set::{SetProblem, check_set};
 use shared::digest::Sha256Digest;
 use shared::documents::GroupKey;
 use shared::names::{EntryPath, Place, ReleaseNumber};
+use shared::secret::SecretText;
 
 use super::ledger::{Ledger, OwnedFile};
 use super::paths::{OwnedPath, OwnedPlace, SecretDirectory};
 
 /// The group's key, which every release brings.
 const GROUP_KEY: &str = "group.key";
+/// What orders a restore of etcd, and what opens the backup.
+const RESTORE: &str = "etcd-restore.json";
+const RESTORE_IDENTITY: &str = "etcd-restore.key";
 /// How etcd is backed up.
 const BACKUP_SETTINGS: &str = "etcd-backup.json";
 
@@ -242,6 +246,17 @@ fn check_agent_files(release: &Release, problems: &mut Vec<CheckProblem>) {
                 BACKUP_SETTINGS => BackupSettings::from_file(bytes.expose())
                     .is_err()
                     .then_some("it does not say how etcd is backed up"),
+                RESTORE => {
+                    let index = release.index();
+                    let order =
+                        RestoreOrder::from_file(bytes.expose(), &index.environment, &index.group);
+                    order.is_err().then_some("it orders no restore that can be")
+                }
+                RESTORE_IDENTITY => {
+                    let text = text.map(|text| SecretText::new(text.trim().to_owned()));
+                    (!text.is_some_and(|text| recipient_of(&text).is_ok()))
+                        .then_some("it is no age identity")
+                }
                 _ => Some("this agent does not know that file"),
             }
         };

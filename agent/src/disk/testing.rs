@@ -180,6 +180,7 @@ impl Draft {
             restarts: Vec::new(),
             artifacts: Vec::new(),
             rollout: None,
+            etcd: None,
         };
         Release::new(index, contents).unwrap()
     }

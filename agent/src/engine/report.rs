@@ -113,6 +113,7 @@ impl Agent {
             drift_repaired: self.repaired,
             foreign: named(&self.foreign),
             clock_skew_seconds: self.reporter.steady_skew(measured),
+            etcd: None,
             metadata_expires: self.expires,
             rollout: self.rollout_report(),
             backup: self.backups.report(),

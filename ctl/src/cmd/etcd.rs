@@ -10,10 +10,12 @@ use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use jiff::Timestamp;
 use serde_json::json;
+use shared::backup::{BackupName, RestoreOrder};
 use shared::names::GroupName;
 
 use super::EnvironmentArg;
 use crate::aws::Aws;
+use crate::confirm::confirm_name;
 use crate::context::{Context, Workspace};
 use crate::env::SECURE;
 use crate::etcd::{self, Backup};
@@ -21,6 +23,7 @@ use crate::exit::{Outcome, mistake};
 use crate::instances::{Instance, read_instances, select};
 use crate::keyring::{self, Keyring};
 use crate::output::{self, Format};
+use crate::publish::{Choices, Publication, STEPS, plan};
 use crate::ssh::{arguments, home_directory, key_path, write_key};
 use crate::status::{printable, read_group};
 
@@ -50,6 +53,10 @@ enum Verb {
     Members(MachineArgs),
     /// Take a backup now.
     Backup(MachineArgs),
+    /// Make etcd's members anew from a backup: everything written since is lost.
+    Restore(RestoreArgs),
+    /// Begin again with an empty etcd, where no member ever had a leader.
+    Reform(ReformArgs),
     /// Have the members rewrite their databases without holes, one at a time, the leader last.
     Defrag(MachineArgs),
 }
@@ -75,11 +82,37 @@ struct MachineArgs {
     private: bool,
 }
 
+#[derive(Debug, Args)]
+struct RestoreArgs {
+    #[command(flatten)]
+    environment: EnvironmentArg,
+    /// Which backup, by its name in `etcd list`; by default the newest that can be restored.
+    #[arg(long, value_name = "NAME", conflicts_with = "finish")]
+    backup: Option<BackupName>,
+    /// The environment's name, for scripts: without it, it is asked for.
+    #[arg(long, value_name = "ENVIRONMENT")]
+    confirm: Option<String>,
+    /// The restore is done: take its order, and the key to the backups, out of the releases to come.
+    #[arg(long)]
+    finish: bool,
+}
+
+#[derive(Debug, Args)]
+struct ReformArgs {
+    #[command(flatten)]
+    environment: EnvironmentArg,
+    /// The environment's name, for scripts: without it, it is asked for.
+    #[arg(long, value_name = "ENVIRONMENT")]
+    confirm: Option<String>,
+}
+
 impl EtcdArgs {
     pub(super) async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
         match self.verb {
             Verb::List(args) => args.list(directory).await,
             Verb::Status(args) => args.status(directory).await,
+            Verb::Restore(args) => Box::pin(args.run(directory)).await,
+            Verb::Reform(args) => Box::pin(args.run(directory)).await,
             Verb::Members(args) => args.run(directory, "members").await,
             Verb::Backup(args) => args.run(directory, "backup").await,
             Verb::Defrag(args) => args.run(directory, "defrag").await,
@@ -91,6 +124,144 @@ fn secure() -> anyhow::Result<GroupName> {
     SECURE.parse().context("the secure group has a name")
 }
 
+async fn look(
+    environment: &EnvironmentArg,
+    directory: &Path,
+) -> anyhow::Result<(Context, Keyring, Vec<Backup>)> {
+    let context = Context::open(directory, &environment.environment).await?;
+    let group = secure()?;
+    context.workspace.select(&[group.to_string()])?;
+    let keyring = keyring::read_required(&context).await?;
+    let key = &keyring.group(&group)?.group_key;
+    let backups = etcd::list(&context, &group, key)
+        .await
+        .context("the backups cannot be listed")?;
+    Ok((context, keyring, backups))
+}
+
+/// Publishes the secure group with what the keyring says now.
+async fn tell_nodes(context: &Context) -> anyhow::Result<()> {
+    let plans = Box::pin(plan(context, &[secure()?], Choices::default())).await?;
+    for planned in plans.groups {
+        let bar = output::progress(STEPS, planned.group().as_str());
+        let done = planned.publish(context, &plans.keyring, &bar).await;
+        bar.finish_and_clear();
+        match done? {
+            Publication::Released { release, .. } => {
+                output::line(format!("release {release} tells the nodes"))
+            }
+            _ => output::line("the published release tells the nodes so already"),
+        }
+    }
+    Ok(())
+}
+
+impl RestoreArgs {
+    async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
+        let (context, keyring, backups) = look(&self.environment, directory).await?;
+        if self.finish {
+            return match etcd::finish(&context).await? {
+                true => {
+                    tell_nodes(&context).await?;
+                    Ok(Outcome::Done)
+                }
+                false => {
+                    output::note("there is no restore to finish");
+                    Ok(Outcome::Done)
+                }
+            };
+        }
+        let (name, now) = (context.workspace.name.to_string(), context.store_now());
+        // One that was ordered and not told yet, for whatever reason, is told, not ordered again.
+        let pending = keyring.content.etcd_restore.as_ref();
+        let again = |o: &&RestoreOrder| self.backup.as_ref().is_none_or(|b| *b == o.backup.name);
+        if let Some(order) = pending.filter(again) {
+            output::line(format!(
+                "the restore of {} into generation {} was ordered at {:.0} by {}: going on with it",
+                order.backup.name, order.generation, order.at, order.by
+            ));
+            tell_nodes(&context).await?;
+            return Ok(Outcome::Done);
+        }
+        let backup = etcd::choose(&backups, self.backup.as_ref())?;
+        let bar = output::progress(backup.parts.len() as u64, "reading the backup");
+        let verified = etcd::verify_parts(&context, backup, |_| bar.inc(1)).await;
+        bar.finish_and_clear();
+        verified?;
+        output::line(format!(
+            "backup {} is whole: {} bytes, etcd {}, revision {}, by {}",
+            backup.name,
+            backup.plain_bytes,
+            printable(&backup.etcd_version),
+            backup.name.revision(),
+            backup.node
+        ));
+        let trusted = keyring.content.pki.iter();
+        let known: Vec<&str> = trusted
+            .flat_map(|p| p.encryption.trusted().map(|key| key.name.as_str()))
+            .collect();
+        let lost: Vec<&str> = backup
+            .encryption_keys
+            .iter()
+            .map(String::as_str)
+            .filter(|key| !known.contains(key))
+            .collect();
+        if !lost.is_empty() {
+            return Err(mistake(format!(
+                "what is in backup {} was encrypted with {}, which the keyring has no more: bring an older version of the keyring \
+                 back first",
+                backup.name,
+                lost.join(" and ")
+            )));
+        }
+        confirm_name(
+            &format!(
+                "etcd of {name} is made anew from it: everything written in the {} since is lost, and the control plane stops until it \
+                 is done.",
+                ago(backup.name.at(), now)
+            ),
+            &name,
+            self.confirm.as_deref(),
+        )?;
+        let by = crate::publish::operator();
+        let generation = etcd::order(&context, backup, &by, now).await?;
+        output::line(format!("ordered: generation {generation} begins with it"));
+        tell_nodes(&context).await?;
+        output::line(format!(
+            "`platformctl etcd status -e {name}` shows how it goes. When all is well: `platformctl etcd restore -e {name} --finish`"
+        ));
+        Ok(Outcome::Done)
+    }
+}
+
+impl ReformArgs {
+    async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
+        let (context, keyring, backups) = look(&self.environment, directory).await?;
+        let (group, name) = (secure()?, context.workspace.name.to_string());
+        let nodes = read_group(&context, keyring.group(&group)?, &group).await?;
+        let against = etcd::reform_obstacles(&keyring, &group, &nodes, &backups);
+        if !against.is_empty() {
+            return Err(mistake(format!(
+                "etcd is not formed anew: it may hold data that would be left behind:\n  {}",
+                against.join("\n  ")
+            )));
+        }
+        let from = keyring.content.etcd_generation;
+        confirm_name(
+            &format!(
+                "no member of generation {from} of {name} ever had a leader, as far as the nodes say: generation {} begins empty.",
+                from.next()
+            ),
+            &name,
+            self.confirm.as_deref(),
+        )?;
+        let generation = etcd::begin_anew(&context, from).await?;
+        output::line(format!("generation {generation} begins empty"));
+        tell_nodes(&context).await?;
+        Ok(Outcome::Done)
+    }
+}
+
 fn ago(at: Timestamp, now: Timestamp) -> String {
     let seconds = now.duration_since(at).as_secs().max(0).unsigned_abs();
     output::age(Duration::from_secs(seconds))
@@ -98,15 +269,7 @@ fn ago(at: Timestamp, now: Timestamp) -> String {
 
 impl LookArgs {
     async fn open(&self, directory: &Path) -> anyhow::Result<(Context, Keyring, Vec<Backup>)> {
-        let context = Context::open(directory, &self.environment.environment).await?;
-        let group = secure()?;
-        context.workspace.select(&[group.to_string()])?;
-        let keyring = keyring::read_required(&context).await?;
-        let key = &keyring.group(&group)?.group_key;
-        let backups = etcd::list(&context, &group, key)
-            .await
-            .context("the backups cannot be listed")?;
-        Ok((context, keyring, backups))
+        look(&self.environment, directory).await
     }
 
     async fn list(self, directory: &Path) -> anyhow::Result<Outcome> {

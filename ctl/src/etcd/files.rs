@@ -1,7 +1,9 @@
 //! What a release of a group that runs etcd brings for the agent.
 
 use anyhow::Context as _;
-use shared::backup::{BackupSettings, SETTINGS_FILE, recipient_of};
+use shared::backup::{
+    BackupSettings, RESTORE_FILE, RESTORE_IDENTITY_FILE, SETTINGS_FILE, recipient_of,
+};
 use shared::check::secret_dir::SecretFile;
 use shared::documents::KeyringContent;
 use shared::names::GroupName;
@@ -31,11 +33,23 @@ pub fn agent_files(
     recipients.extend(keyring.recovery_recipients.iter().cloned());
     let pki = keyring.pki.iter();
     let names = pki.flat_map(|p| p.encryption.trusted().map(|key| key.name.clone()));
-    let settings = BackupSettings::usual(1, recipients, names.collect());
-    let file = SecretFile {
-        bytes: SecretBytes::new(settings.to_file()?),
+    let settings =
+        BackupSettings::usual(keyring.etcd_generation.get(), recipients, names.collect());
+    let mut files = vec![(SETTINGS_FILE.to_owned(), private(settings.to_file()?))];
+    if let Some(order) = &keyring.etcd_restore {
+        files.push((RESTORE_FILE.to_owned(), private(order.to_file()?)));
+        // The one time that nodes have what opens a backup.
+        let identity = identity.expose().as_bytes().to_vec();
+        files.push((RESTORE_IDENTITY_FILE.to_owned(), private(identity)));
+    }
+    Ok(files)
+}
+
+/// A file of root's alone.
+fn private(bytes: Vec<u8>) -> SecretFile {
+    SecretFile {
+        bytes: SecretBytes::new(bytes),
         mode: 0o600,
         owner: (0, 0),
-    };
-    Ok(vec![(SETTINGS_FILE.to_owned(), file)])
+    }
 }

@@ -2,8 +2,10 @@
 
 mod backups;
 mod files;
+mod restore;
 mod state;
 
 pub use backups::{Backup, BackupView, list};
 pub use files::{agent_files, runs_etcd};
+pub use restore::{begin_anew, choose, finish, order, reform_obstacles, verify_parts};
 pub use state::{BackupState, LATE_AFTER, state_of};

@@ -138,6 +138,7 @@ mod tests {
             drift_repaired: 0,
             foreign: Vec::new(),
             clock_skew_seconds: None,
+            etcd: None,
             metadata_expires: None,
             rollout: shared::documents::RolloutReport::default(),
             backup: None,

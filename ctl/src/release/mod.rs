@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
+use shared::backup::RESTORE_FILE;
 use shared::bundle::{
-    Artifact, FileEntry, Index, Mode, Origin, Release, Restart, RolloutPolicy, Waiver,
+    Artifact, EtcdSection, FileEntry, Index, Mode, Origin, Release, Restart, RolloutPolicy, Waiver,
 };
 use shared::check::secret_dir::SecretFile;
 use shared::documents::{GroupKeys, KeyringContent};
+use shared::etcd::{Generation, base_problems};
 use shared::limits;
 use shared::names::{EntryPath, EnvironmentName, GroupName, ReleaseNumber};
 use shared::secret::SecretBytes;
@@ -20,7 +22,7 @@ use shared::trust::AgentTarget;
 use crate::artifact::{self, ArtifactList};
 use crate::context::Workspace;
 use crate::lint::{Finding, Severity, lint};
-use crate::render::{RenderErrors, RenderInput, render, rollout_problems};
+use crate::render::{RenderErrors, RenderFailure, RenderInput, Rendered, render, rollout_problems};
 
 pub use order::write_order;
 pub use sources::{Sources, gather};
@@ -36,6 +38,7 @@ pub struct Content {
     restarts: Vec<Restart>,
     artifacts: Vec<Artifact>,
     rollout: Option<RolloutPolicy>,
+    etcd: Option<EtcdSection>,
     unlisted: Vec<String>,
     agent: Option<AgentTarget>,
     brings_back: Option<ReleaseNumber>,
@@ -98,6 +101,7 @@ pub fn prepare(
         restarts: Vec::new(),
         artifacts: Vec::new(),
         rollout: None,
+        etcd: None,
         unlisted: Vec::new(),
         agent: None,
         brings_back: None,
@@ -129,6 +133,11 @@ pub fn prepare(
             content.add_file(&path, &file, Origin::Keyring)?;
         }
     }
+    let restores = keyring.is_some_and(|k| k.etcd_restore.is_some())
+        && content
+            .entries
+            .iter()
+            .any(|e| e.path.as_str() == RESTORE_FILE);
     for (name, bytes) in &rendered.manifests {
         let file = private(SecretBytes::new(bytes.clone()));
         content.add_file(&format!("manifests/{name}"), &file, Origin::Template)?;
@@ -140,15 +149,18 @@ pub fn prepare(
     content.entries.sort_by_cached_key(|e| write_order(&e.path));
     let paths = content.entries.iter().map(|entry| &entry.path);
     content.restarts = rendered.node.restarts_for(paths).map_err(RenderErrors)?;
-    if let Some(policy) = rendered.rollout {
+    if let Some(policy) = rendered.rollout.clone() {
         let file = format!("{group}/rollout.yaml");
         let paths = content.entries.iter().map(|entry| &entry.path);
         let problems = rollout_problems(&file, &policy, paths, quorum(workspace, group));
         if !problems.is_empty() {
             return Err(mistaken(RenderErrors(problems)));
         }
-        content.rollout = Some(policy);
+        // The members of a generation form it together, and what ran before has stopped: nobody waits for a turn.
+        content.rollout = (!restores).then_some(policy);
     }
+    let generation = keyring.map(|k| k.etcd_generation).unwrap_or_default();
+    content.etcd = etcd_section(workspace, group, &rendered, generation)?;
     let list = ArtifactList::load(&workspace.directory)?;
     let resolved = artifact::resolve(group, &rendered.node.artifacts, &list)?;
     content.artifacts = resolved.artifacts;
@@ -174,6 +186,64 @@ fn quorum(workspace: &Workspace, group: &GroupName) -> Option<(u32, u32)> {
     let size = workspace.environment.groups.get(group.as_str())?;
     let runs_etcd = group.as_str() == crate::env::SECURE;
     runs_etcd.then(|| (((size.min.max(1) - 1) / 2).max(1), size.min))
+}
+
+/// What the release says about etcd, where `node.yaml` says that the machines run it.
+fn etcd_section(
+    workspace: &Workspace,
+    group: &GroupName,
+    rendered: &Rendered,
+    generation: Generation,
+) -> anyhow::Result<Option<EtcdSection>> {
+    let Some(rule) = &rendered.node.etcd else {
+        return Ok(None);
+    };
+    let failure = |path: &str, message: String| RenderFailure {
+        file: format!("{group}/node.yaml"),
+        line: None,
+        path: Some(path.to_owned()),
+        message,
+        help: None,
+    };
+    let files = rendered.by_path();
+    let base = files.get(rule.base.as_str()).copied();
+    let base = base.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let mut problems: Vec<RenderFailure> = match &base {
+        None => vec![failure(
+            "etcd.base",
+            format!("no template makes {}", rule.base),
+        )],
+        Some(base) => base_problems(base)
+            .into_iter()
+            .map(|p| RenderFailure {
+                file: rule.base.to_string(),
+                ..failure("", p.to_string())
+            })
+            .collect(),
+    };
+    for path in &rule.hold_back {
+        if !files.contains_key(path.as_str()) {
+            problems.push(failure(
+                "etcd.hold_back",
+                format!("no template makes {path}"),
+            ));
+        }
+    }
+    let size = workspace.environment.groups.get(group.as_str());
+    if size.is_none() {
+        problems.push(failure("etcd", format!("group {group} has no size")));
+    }
+    match (problems.is_empty(), size) {
+        (true, Some(size)) => Ok(Some(EtcdSection {
+            generation,
+            voters: size.min.max(1),
+            version: workspace.environment.versions.etcd.to_string(),
+            base: rule.base.clone(),
+            hold_back: rule.hold_back.clone(),
+            gone_after: rule.gone_after,
+        })),
+        _ => Err(mistaken(RenderErrors(problems))),
+    }
 }
 
 fn mistaken(errors: RenderErrors) -> anyhow::Error {
@@ -214,6 +284,7 @@ impl Content {
                 waiver: None,
                 ..policy
             }),
+            etcd: then.etcd.clone(),
             unlisted: Vec::new(),
             agent,
             brings_back: Some(then.release),
@@ -223,6 +294,13 @@ impl Content {
         }
         content.entries.sort_by_cached_key(|e| write_order(&e.path));
         Ok(content)
+    }
+
+    /// Sets which cluster of etcd it is for, where it says so: that of now, whatever the time of its files.
+    pub(crate) fn set_etcd_generation(&mut self, generation: Generation) {
+        if let Some(etcd) = &mut self.etcd {
+            etcd.generation = generation;
+        }
     }
 
     fn add_file(&mut self, path: &str, file: &SecretFile, origin: Origin) -> anyhow::Result<()> {
@@ -269,6 +347,7 @@ impl Content {
             restarts: self.restarts.clone(),
             artifacts: self.artifacts.clone(),
             rollout: self.rollout.clone(),
+            etcd: self.etcd.clone(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
-use shared::bundle::{Mode, Restart, Unpack};
+use shared::bundle::{InvalidTimeSpan, Mode, Restart, TimeSpan, Unpack};
 use shared::check::yaml::parse_document;
 use shared::names::{EntryPath, UnitName};
 
@@ -11,6 +11,10 @@ use super::RenderFailure;
 
 /// The units that an agent restarts unless its own configuration says otherwise.
 pub const RESTARTABLE_UNITS: [&str; 2] = ["kubelet.service", "containerd.service"];
+
+/// After which time without a word a machine may be taken to be gone, where the file says none: at rest a machine writes
+/// its status every five minutes.
+const GONE_AFTER: TimeSpan = TimeSpan::from_secs(11 * 60);
 
 /// How alike (0 to 1) two names must be for "did you mean".
 const LIKENESS: f64 = 0.8;
@@ -22,6 +26,8 @@ pub struct NodeFile {
     pub restarts: Vec<RestartRule>,
     /// Artifacts of the machines.
     pub artifacts: Vec<ArtifactPlace>,
+    /// What its machines do about etcd, where they run it.
+    pub etcd: Option<EtcdRule>,
     /// The file, for messages about it.
     file: String,
 }
@@ -33,6 +39,17 @@ pub struct RestartRule {
     pub unit: UnitName,
     /// Paths below `host/`, each a file or a directory with all in it.
     pub on: Vec<String>,
+}
+
+/// How the group's machines run etcd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdRule {
+    /// The file of the release that its configuration is made from.
+    pub base: EntryPath,
+    /// Manifests that a machine without a member does not run.
+    pub hold_back: Vec<EntryPath>,
+    /// How long a machine says nothing until it may be taken to be gone.
+    pub gone_after: TimeSpan,
 }
 
 /// Where an artifact goes on a machine; which bytes it has, the artifact list says.
@@ -77,13 +94,16 @@ impl NodeFile {
             };
             problems.into_iter().map(failure).collect::<Vec<_>>()
         })?;
-        if let Some(object) = reader.object(&value, "", &["restarts", "artifacts"]) {
+        if let Some(object) = reader.object(&value, "", &["restarts", "artifacts", "etcd"]) {
             for (path, item) in reader.items(object, "restarts", "") {
                 node.restarts.extend(reader.restart(&path, item));
             }
             for (path, item) in reader.items(object, "artifacts", "") {
                 node.artifacts.extend(reader.artifact(&path, item));
             }
+            node.etcd = object
+                .get("etcd")
+                .and_then(|etcd| reader.etcd("etcd", etcd));
         }
         if reader.failures.is_empty() {
             Ok(node)
@@ -238,6 +258,44 @@ impl Reader<'_> {
         unit.map(|unit| RestartRule { unit, on })
     }
 
+    fn etcd(&mut self, path: &str, item: &Value) -> Option<EtcdRule> {
+        let object = self.object(item, path, &["base", "hold_back", "gone_after"])?;
+        let base = self.text(object, "base", path, true);
+        let base = base.and_then(|base| self.entry(&field(path, "base"), base, "secrets/"));
+        let mut hold_back = Vec::new();
+        for (path, item) in self.items(object, "hold_back", path) {
+            let text = item.as_str().unwrap_or_default();
+            hold_back.extend(self.entry(&path, text, "manifests/"));
+        }
+        let gone_after = match self.text(object, "gone_after", path, false) {
+            None => Some(GONE_AFTER),
+            Some(text) => match text.parse() {
+                Ok(span) => Some(span),
+                Err(e) => {
+                    let e: InvalidTimeSpan = e;
+                    self.fail(&field(path, "gone_after"), e.to_string(), None);
+                    None
+                }
+            },
+        };
+        Some(EtcdRule {
+            base: base?,
+            hold_back,
+            gone_after: gone_after?,
+        })
+    }
+
+    fn entry(&mut self, path: &str, text: &str, below: &str) -> Option<EntryPath> {
+        match EntryPath::new(text) {
+            Ok(entry) if text.starts_with(below) => Some(entry),
+            _ => {
+                let message = format!("must be a path that begins with {below}");
+                self.fail(path, message, None);
+                None
+            }
+        }
+    }
+
     fn artifact(&mut self, path: &str, item: &Value) -> Option<ArtifactPlace> {
         let known = ["name", "path", "mode", "unpack", "restart"];
         let object = self.object(item, path, &known)?;
@@ -341,6 +399,7 @@ artifacts:
     #[test]
     fn every_mistake_is_told_with_its_field() {
         let text = "restart: []
+etcd: {base: host/x, hold_back: [etcd.yaml], gone_after: soon, x: 1}
 restarts:
   - {unit: kubelt.service, on: [kubelet/config.yaml], when: now}
   - {on: host/x}
@@ -363,6 +422,10 @@ artifacts:
             "artifacts[0].unpack: must be none or tar-zst",
             "artifacts[0].restart: \"sshd.service\" is no unit that an agent restarts (units: ",
             "artifacts[1]: must be an object",
+            "etcd.x: unknown field (fields: base, hold_back, gone_after)",
+            "etcd.base: must be a path that begins with secrets/",
+            "etcd.hold_back[0]: must be a path that begins with manifests/",
+            "etcd.gone_after: \"soon\" is no length of time",
         ];
         assert_eq!(found.len(), expected.len(), "{found:#?}");
         for (found, expected) in found.iter().zip(expected) {

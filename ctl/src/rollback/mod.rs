@@ -75,7 +75,10 @@ pub async fn rollback(
     // The agent stays: it has a guard of its own, and an older one may not know what today's releases hold.
     let composed = compose(&then, from_keyring, current.custom.agent.clone());
     let content = match composed {
-        Ok(content) => content,
+        Ok(mut content) => {
+            content.set_etcd_generation(keyring.content.etcd_generation);
+            content
+        }
         Err(found) => {
             refusals.extend(found);
             return Err(refused(group, number, &refusals));

@@ -57,7 +57,9 @@ pub fn forget(document: &mut RolloutDocument, node: &NodeId, by: &str) {
 #[cfg(test)]
 mod tests {
     use shared::bundle::TimeSpan;
-    use shared::documents::{FailedAdoption, Halt, Holder, Nonce, Unavailable, UnavailableWhy};
+    use shared::documents::{
+        FailedAdoption, Halt, Holder, HolderWork, Nonce, Unavailable, UnavailableWhy,
+    };
 
     use super::*;
 
@@ -130,6 +132,7 @@ mod tests {
                 nonce: Nonce::of(1),
                 since: at(1),
                 deadline: TimeSpan::from_secs(60),
+                work: HolderWork::Release,
             });
             all.unavailable.push(Unavailable {
                 node: node(name),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::etcd::{EtcdSection, problems as etcd_problems};
 use super::file::{FileEntry, Mode};
 use super::host::{Artifact, Restart, problems as host_problems};
 use super::rollout::{RolloutPolicy, problems as rollout_problems};
@@ -33,6 +34,9 @@ pub struct Index {
     /// How it is rolled out; without it, every node adopts it at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutPolicy>,
+    /// The etcd that its nodes run, where they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<EtcdSection>,
 }
 
 /// What is wrong with an index, or between an index and the files that came with it.
@@ -137,6 +141,14 @@ pub enum IndexProblem {
         /// The rule it breaks.
         what: String,
     },
+    /// A section about etcd that breaks a rule.
+    #[error("etcd: {field} {what}")]
+    Etcd {
+        /// The field.
+        field: &'static str,
+        /// The rule it breaks.
+        what: String,
+    },
     /// Bytes that are not those of the index.
     #[error("{0} does not have the digest of the index")]
     Digest(EntryPath),
@@ -193,6 +205,9 @@ impl Index {
         problems.extend(rollout_problems(self.rollout.as_ref(), |path| {
             seen.contains(path)
         }));
+        problems.extend(etcd_problems(self.etcd.as_ref(), |path| {
+            seen.contains(path)
+        }));
         problems
     }
 
@@ -240,9 +255,10 @@ impl Index {
             &self.restarts,
             &self.artifacts,
         );
-        match &self.rollout {
-            None => serde_json::to_vec(&content),
-            Some(policy) => serde_json::to_vec(&(content, policy)),
+        match (&self.rollout, &self.etcd) {
+            (None, None) => serde_json::to_vec(&content),
+            (Some(policy), None) => serde_json::to_vec(&(content, policy)),
+            (policy, Some(etcd)) => serde_json::to_vec(&(content, policy, etcd)),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! [`Release`] is the checked value: its index and its bytes agree. [`pack`] and [`unpack`] turn it into the plain
 //! `tar.zst` and back, strictly; [`seal`] and [`open`] add the encryption. Nothing else makes a [`Release`] from bytes.
 
+mod etcd;
 mod file;
 mod host;
 mod index;
@@ -12,6 +13,7 @@ mod rollout;
 mod seal;
 mod unpack;
 
+pub use etcd::{EtcdSection, LEAST_GONE_AFTER, MOST_VOTERS};
 pub use file::{FileEntry, Mode, Origin};
 pub use host::{Artifact, Restart, Unpack};
 pub use index::{Index, IndexProblem};

@@ -21,6 +21,7 @@ fn release_of(files: &BTreeMap<EntryPath, Vec<u8>>) -> Release {
         restarts: Vec::new(),
         artifacts: Vec::new(),
         rollout: None,
+        etcd: None,
     };
     let contents = files
         .iter()

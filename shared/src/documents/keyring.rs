@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::GroupKey;
 use super::own_files::OwnFiles;
 use super::pki::Pki;
+use crate::backup::RestoreOrder;
 use crate::bundle::{SealError, new_identity, open, seal};
+use crate::etcd::Generation;
 use crate::limits;
 use crate::names::{EnvironmentName, GroupName};
 use crate::secret::{SecretBytes, SecretText};
@@ -40,6 +42,20 @@ pub struct KeyringContent {
     /// The operators' own secret files.
     #[serde(default, skip_serializing_if = "OwnFiles::is_empty")]
     pub files: OwnFiles,
+    /// Which cluster of etcd it is: raised only by a restore or a reform.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub etcd_generation: Generation,
+    /// The backup that this generation begins with, until the restore is finished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd_restore: Option<RestoreOrder>,
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_first(generation: &Generation) -> bool {
+    *generation == Generation::FIRST
 }
 
 impl KeyringContent {
@@ -51,6 +67,8 @@ impl KeyringContent {
             groups: BTreeMap::new(),
             pki: None,
             files: OwnFiles::new(),
+            etcd_generation: Generation::FIRST,
+            etcd_restore: None,
             recovery_recipients: Vec::new(),
         }
     }

@@ -106,6 +106,20 @@ pub struct Holder {
     pub since: Timestamp,
     /// The deadline of the release's policy. Twice this after `since`, others may clear the slot.
     pub deadline: TimeSpan,
+    /// What for.
+    #[serde(default, skip_serializing_if = "HolderWork::is_release")]
+    pub work: HolderWork,
+}
+
+/// What a node holds a slot for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HolderWork {
+    /// It adopts a release.
+    #[default]
+    Release,
+    /// It changes etcd's membership.
+    Membership,
 }
 
 /// Why a node counts as unavailable.
@@ -219,6 +233,18 @@ pub enum RolloutDocumentError {
         /// The newest seen.
         seen: u64,
     },
+}
+
+// === impl HolderWork ===
+
+impl HolderWork {
+    #[allow(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes a reference"
+    )]
+    fn is_release(&self) -> bool {
+        *self == Self::Release
+    }
 }
 
 // === impl Nonce ===

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::report::{BackupReport, RolloutReport};
 use crate::digest::Sha256Digest;
+use crate::etcd::EtcdReport;
 use crate::names::{EnvironmentName, GroupName, NodeId, ReleaseNumber};
 
 /// Format number of the status document.
@@ -119,6 +120,9 @@ pub struct NodeStatus {
     /// What it knows about etcd's backups, where its release is of machines that run etcd.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupReport>,
+    /// What it is to etcd, where its release runs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<EtcdReport>,
     /// When this was written.
     pub written_at: Timestamp,
 }
@@ -196,6 +200,7 @@ mod tests {
             drift_repaired: 0,
             foreign: Vec::new(),
             clock_skew_seconds: None,
+            etcd: None,
             metadata_expires: None,
             rollout: RolloutReport::default(),
             backup: None,

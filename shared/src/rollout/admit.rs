@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::bundle::RolloutPolicy;
-use crate::documents::{Holder, Nonce, RolloutDocument, Unavailable, UnavailableWhy};
+use crate::documents::{Holder, HolderWork, Nonce, RolloutDocument, Unavailable, UnavailableWhy};
 use crate::names::{NodeId, ReleaseNumber};
 
 /// Nodes of another zone than the one whose turn it is wait until nothing was written for this long.
@@ -110,7 +110,11 @@ pub fn admit(
     known: Option<&Nonce>,
     stamp: Stamp,
 ) -> Admission {
-    let is_known = |holder: &Holder| Some(&holder.nonce) == known && holder.release == wish.release;
+    let is_known = |holder: &Holder| {
+        holder.work == HolderWork::Release
+            && Some(&holder.nonce) == known
+            && holder.release == wish.release
+    };
     if document.holder(facts.node).is_some_and(is_known) {
         return Admission::Holds;
     }
@@ -164,6 +168,7 @@ pub fn admit(
         nonce: next.nonce.clone(),
         since: now,
         deadline: wish.policy.deadline,
+        work: HolderWork::Release,
     });
     Admission::Take(Box::new(next))
 }
@@ -177,7 +182,8 @@ fn out_of_turn(
     release: ReleaseNumber,
     now: Timestamp,
 ) -> Option<Wait> {
-    let mut under_way = next.holders.iter().filter(|h| h.release == release);
+    let adopts = |h: &&Holder| h.release == release && h.work == HolderWork::Release;
+    let mut under_way = next.holders.iter().filter(adopts);
     if next.committed == 0
         && let Some(canary) = under_way.next()
     {
@@ -197,7 +203,7 @@ fn out_of_turn(
 
 /// Whoever has held a slot for twice its deadline, by the store's clock, has gone back or is gone: its slot is free, and it
 /// counts as unavailable instead.
-fn clear_stale(next: &mut RolloutDocument, now: Timestamp) {
+pub(crate) fn clear_stale(next: &mut RolloutDocument, now: Timestamp) {
     let is_stale = |holder: &Holder| {
         let limit = holder.deadline.get().saturating_mul(2);
         SignedDuration::try_from(limit).is_ok_and(|limit| now.duration_since(holder.since) > limit)

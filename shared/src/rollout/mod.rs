@@ -15,6 +15,7 @@ mod probes;
 mod view;
 mod window;
 
+pub(crate) use admit::clear_stale;
 pub use admit::{Admission, NodeFacts, Stamp, Wait, Wish, ZONE_PATIENCE, admit};
 pub use back::{Ending, give_back, needs_view, record_failure};
 pub use first::{FirstRelease, first_release};

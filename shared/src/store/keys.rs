@@ -2,6 +2,7 @@
 
 use crate::backup::BackupName;
 use crate::digest::Sha256Digest;
+use crate::etcd::Generation;
 use crate::names::{EnvironmentName, GroupName, NodeId};
 
 /// The keyring: operators only.
@@ -82,16 +83,28 @@ pub fn backup_of(key: &str) -> Option<(u32, BackupName)> {
     (backup_manifest(found.0, &found.1) == key).then_some(found)
 }
 
-/// The prefix of a generation's snapshots, with the slash.
-#[must_use]
-pub fn snapshots_prefix(generation: u32) -> String {
-    format!("etcd/{generation}/snapshots/")
-}
-
 /// A part of a backup's snapshot, counted from 0.
 #[must_use]
 pub fn snapshot_part(generation: u32, name: &BackupName, part: usize) -> String {
     format!("etcd/{generation}/snapshots/{name}/{part:04}.age")
+}
+
+/// The prefix of everything about one generation of etcd, with the slash.
+#[must_use]
+pub fn etcd_prefix(generation: Generation) -> String {
+    format!("etcd/{generation}/")
+}
+
+/// Who forms a generation of etcd; create-only.
+#[must_use]
+pub fn etcd_fence(generation: Generation) -> String {
+    format!("etcd/{generation}/cluster.json")
+}
+
+/// That a node has begun with a generation of etcd; create-only.
+#[must_use]
+pub fn etcd_ticket(generation: Generation, node: &NodeId) -> String {
+    format!("etcd/{generation}/started/{node}.json")
 }
 
 /// The name a node-written object is bound to: its key within the environment, so that one can't pass for another.

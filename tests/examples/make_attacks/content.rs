@@ -134,6 +134,7 @@ impl Files {
             restarts: Vec::new(),
             artifacts: Vec::new(),
             rollout: None,
+            etcd: None,
         })
     }
 

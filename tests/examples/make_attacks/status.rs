@@ -108,6 +108,7 @@ fn object(
         drift_repaired: 0,
         foreign: Vec::new(),
         clock_skew_seconds: Some(0),
+        etcd: None,
         metadata_expires: Some(far()?),
         rollout: shared::documents::RolloutReport::default(),
         backup: None,

@@ -11,7 +11,7 @@ use platform_tests::workspace::{Bucket, Operator, group};
 use shared::bundle::TimeSpan;
 use shared::digest::Sha256Digest;
 use shared::documents::{
-    Decision, FailedAdoption, Halt, Holder, NodeStatus, Nonce, Phase, RolloutDocument,
+    Decision, FailedAdoption, Halt, Holder, HolderWork, NodeStatus, Nonce, Phase, RolloutDocument,
     RolloutReport, STATUS_FORMAT, SlotReport, Transition, seal_node_object,
 };
 use shared::names::ReleaseNumber;
@@ -45,6 +45,7 @@ fn status(node: &str, release: u64, age: i64) -> NodeStatus {
         drift_repaired: 0,
         foreign: Vec::new(),
         clock_skew_seconds: Some(0),
+        etcd: None,
         metadata_expires: None,
         rollout: RolloutReport::default(),
         backup: None,
@@ -128,6 +129,7 @@ fn slot(document: &mut RolloutDocument) {
         nonce: Nonce::random(),
         since: document.written_at,
         deadline: TimeSpan::from_secs(60),
+        work: HolderWork::Release,
     }];
 }
 

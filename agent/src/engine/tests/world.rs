@@ -356,6 +356,7 @@ impl World {
             restarts: self.restarts.clone(),
             artifacts: self.artifacts.clone(),
             rollout: None,
+            etcd: None,
         };
         let contents = files
             .iter()

@@ -1,5 +1,7 @@
 use shared::bundle::TimeSpan;
-use shared::documents::{FailedAdoption, Forgotten, Hold, Holder, Nonce, Phase, STATUS_FORMAT};
+use shared::documents::{
+    FailedAdoption, Forgotten, Hold, Holder, HolderWork, Nonce, Phase, STATUS_FORMAT,
+};
 
 use super::*;
 
@@ -28,6 +30,7 @@ fn node(name: &str, release: u64, written: i64) -> NodeReport {
         drift_repaired: 0,
         foreign: Vec::new(),
         clock_skew_seconds: None,
+        etcd: None,
         metadata_expires: None,
         rollout: shared::documents::RolloutReport::default(),
         backup: None,
@@ -90,6 +93,7 @@ fn counts_and_completes() {
             nonce: Nonce::of(1),
             since: at(980),
             deadline: TimeSpan::from_secs(60),
+            work: HolderWork::Release,
         }],
         ..empty.clone()
     };

@@ -35,6 +35,7 @@ fn full() -> RolloutDocument {
                 nonce: Nonce::of(n.into()),
                 since: at(1),
                 deadline: TimeSpan::from_secs(900),
+                work: HolderWork::Release,
             })
             .collect(),
         unavailable: (0..limits::ROLLOUT_HOLDERS)

@@ -1,0 +1,436 @@
+//! The world around the decisions: machines, the bucket, and an etcd that is as careless as it may be.
+
+use shared::documents::Nonce;
+use shared::etcd::{
+    ClusterView, Fence, FenceSeen, Form, Generation, MemberFacts, MemberSeen, Membership, Memory,
+    Own, Registered, Seen, Settings, StartTicket, Step, TicketSeen, next_step,
+};
+
+/// What a machine's data directory holds: whose member's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Data {
+    /// Which cluster: the members that it was formed with.
+    pub(crate) cluster: u64,
+    /// Which member.
+    pub(crate) id: u64,
+}
+
+/// A machine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Machine {
+    pub(crate) memory: Option<Memory>,
+    pub(crate) data: Option<Data>,
+    /// etcd runs.
+    pub(crate) runs: bool,
+    /// The machine is there.
+    pub(crate) lives: bool,
+    /// Nobody reaches it, nor it the bucket.
+    pub(crate) cut: bool,
+    /// It was cut once: who comes back in the moment of its removal is removed.
+    pub(crate) was_cut: bool,
+    /// What its agent has looked at since its last deed; gone with a crash.
+    pub(crate) seen: Seen,
+    /// Nonces used.
+    pub(crate) nonces: u8,
+}
+
+/// A request that was sent: it may arrive, arrive late, or never.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Request {
+    Fence(Fence),
+    Ticket(usize, StartTicket),
+    Change(usize, Membership),
+}
+
+/// A member of the running cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Listed {
+    pub(crate) id: u64,
+    pub(crate) node: usize,
+    pub(crate) learner: bool,
+    pub(crate) started: bool,
+}
+
+/// Everything.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct World {
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) fence: Option<Fence>,
+    pub(crate) tickets: Vec<Option<StartTicket>>,
+    pub(crate) requests: Vec<Request>,
+    /// The members of the cluster, once a quorum of those that form it has been there.
+    pub(crate) cluster: Vec<Listed>,
+    /// Every cluster that a member was ever begun for as `new`.
+    pub(crate) begun: Vec<u64>,
+    /// Every member that ever had data.
+    pub(crate) had_data: Vec<u64>,
+    /// A member with a vote began without the data that it had.
+    pub(crate) amnesia: bool,
+    /// A change was made after which no quorum was there.
+    pub(crate) lost_quorum: bool,
+    /// A member was taken out that was well.
+    pub(crate) removed_healthy: bool,
+    /// Faults that may still happen.
+    pub(crate) faults: u8,
+    pub(crate) replaced: bool,
+}
+
+/// What the world does wrong, so that the checker is seen to find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Break {
+    /// Nothing.
+    Nothing,
+    /// A member with data keeps `new` in its configuration.
+    NeverSealed,
+    /// Whoever finds its ticket taken takes it for its own.
+    TicketForAnyone,
+    /// The fence is written over what is there.
+    FenceOverwritten,
+    /// Two machines are asked nothing: who is not heard of is taken to be dead.
+    DeadByHearsay,
+}
+
+/// One world to check.
+#[derive(Clone, Debug)]
+pub(crate) struct Model {
+    pub(crate) settings: Settings,
+    pub(crate) nodes: usize,
+    pub(crate) faults: u8,
+    /// Begin with a cluster of the first `voters` machines.
+    pub(crate) formed: bool,
+    pub(crate) broken: Break,
+}
+
+pub(crate) fn facts(n: usize) -> MemberFacts {
+    MemberFacts {
+        node: format!("i-{n}").parse().unwrap(),
+        name: format!("n{n}"),
+        peer_url: format!("https://n{n}:2380"),
+        client_url: format!("https://n{n}:2379"),
+    }
+}
+
+fn cluster_of(memory: &Memory) -> u64 {
+    let bit = |m: &shared::etcd::InitialMember| 1_u64 << m.name[1..].parse::<u64>().unwrap();
+    memory.initial.iter().map(bit).sum()
+}
+
+fn quorum(voters: usize) -> usize {
+    voters / 2 + 1
+}
+
+impl Model {
+    pub(crate) fn new(nodes: usize, voters: u32, faults: u8, formed: bool, broken: Break) -> Self {
+        let settings = Settings {
+            environment: "dev".parse().unwrap(),
+            generation: Generation::FIRST,
+            voters,
+        };
+        Self {
+            settings,
+            nodes,
+            faults,
+            formed,
+            broken,
+        }
+    }
+
+    pub(crate) fn first(&self) -> World {
+        let machine = |n: usize| {
+            let is_member = self.formed && n < self.settings.voters as usize;
+            Machine {
+                memory: is_member.then(|| Memory::sealed(self.settings.generation, &facts(n))),
+                data: is_member.then_some(Data {
+                    cluster: 0,
+                    id: n as u64 + 1,
+                }),
+                runs: is_member,
+                lives: true,
+                cut: false,
+                was_cut: false,
+                seen: Seen::default(),
+                nonces: 0,
+            }
+        };
+        let machines: Vec<Machine> = (0..self.nodes).map(machine).collect();
+        let members: Vec<usize> = match self.formed {
+            true => (0..self.settings.voters as usize).collect(),
+            false => Vec::new(),
+        };
+        let ticket = |n: usize| StartTicket {
+            format: 1,
+            node: facts(n).node,
+            nonce: Nonce::of(99),
+        };
+        let listed = |n: &usize| Listed {
+            id: *n as u64 + 1,
+            node: *n,
+            learner: false,
+            started: true,
+        };
+        World {
+            fence: self.formed.then(|| {
+                let members = members.iter().map(|n| facts(*n)).collect();
+                Fence::new(
+                    &self.settings.environment,
+                    self.settings.generation,
+                    members,
+                )
+            }),
+            tickets: (0..self.nodes)
+                .map(|n| members.contains(&n).then(|| ticket(n)))
+                .collect(),
+            machines,
+            requests: Vec::new(),
+            had_data: members.iter().map(|n| *n as u64 + 1).collect(),
+            cluster: members.iter().map(listed).collect(),
+            begun: Vec::new(),
+            amnesia: false,
+            lost_quorum: false,
+            removed_healthy: false,
+            faults: self.faults,
+            replaced: false,
+        }
+    }
+
+    /// What the agent of a machine would do now.
+    pub(crate) fn decide(&self, world: &World, n: usize) -> Step {
+        let machine = &world.machines[n];
+        let own = Own {
+            facts: facts(n),
+            memory: machine.memory.clone(),
+            has_data: machine.data.is_some(),
+        };
+        let nonce = Nonce::of(n as u128 * 16 + u128::from(machine.nonces));
+        next_step(&self.settings, &own, &machine.seen, &nonce)
+    }
+}
+
+impl World {
+    fn is_healthy(&self, member: &Listed) -> bool {
+        let m = &self.machines[member.node];
+        m.lives && m.runs && !m.cut && m.data.is_some_and(|d| d.id == member.id)
+    }
+
+    pub(crate) fn has_quorum(&self) -> bool {
+        let voters = self.cluster.iter().filter(|m| !m.learner);
+        let healthy = voters.clone().filter(|m| self.is_healthy(m)).count();
+        let voters = voters.count();
+        voters > 0 && healthy >= quorum(voters)
+    }
+
+    /// The cluster as machine `n` sees it; `hearsay` takes whoever is not healthy for gone.
+    fn view(&self, n: usize, hearsay: bool) -> Option<ClusterView> {
+        if !self.has_quorum() || self.machines[n].cut {
+            return None;
+        }
+        let seen = |m: &Listed| MemberSeen {
+            id: m.id,
+            name: match m.started {
+                true => facts(m.node).name,
+                false => String::new(),
+            },
+            peer_urls: vec![facts(m.node).peer_url],
+            learner: m.learner,
+            healthy: self.is_healthy(m),
+            gone: hearsay || !self.machines[m.node].lives || self.machines[m.node].cut,
+            reached_by_peer: false,
+        };
+        Some(ClusterView {
+            members: self.cluster.iter().map(seen).collect(),
+        })
+    }
+
+    /// Shows a machine what it asks for.
+    pub(crate) fn look(&mut self, n: usize, step: &Step, broken: Break) {
+        match step {
+            Step::LookAtFence => {
+                let fence = self.fence.clone();
+                self.machines[n].seen.fence = fence.map_or(FenceSeen::Absent, FenceSeen::There);
+            }
+            Step::LookAtTicket => {
+                let mut ticket = self.tickets[n].clone();
+                if broken == Break::TicketForAnyone {
+                    ticket = None;
+                    if let Some(Memory {
+                        form: Form::New { nonce, .. },
+                        ..
+                    }) = &self.machines[n].memory
+                    {
+                        ticket = self.tickets[n].clone().map(|t| StartTicket {
+                            nonce: nonce.clone(),
+                            ..t
+                        });
+                    }
+                }
+                self.machines[n].seen.ticket = ticket.map_or(TicketSeen::Absent, TicketSeen::There);
+            }
+            Step::LookAtGroup => {
+                // The status of a machine that died is still there, and still looks fresh.
+                let registered = |(n, m): (usize, &Machine)| Registered {
+                    facts: facts(n),
+                    waits: m.data.is_none() && m.memory.is_none(),
+                    had_data: m.memory.as_ref().is_some_and(|m| m.form == Form::Sealed),
+                };
+                let all = self.machines.iter().enumerate().map(registered).collect();
+                self.machines[n].seen.group = Some(all);
+            }
+            Step::LookAtCluster => {
+                let view = self.view(n, broken == Break::DeadByHearsay);
+                self.machines[n].seen.cluster = Some(view);
+            }
+            _ => {}
+        }
+    }
+
+    /// Carries out what a machine decided; what leaves the machine is only sent.
+    pub(crate) fn act(&mut self, n: usize, step: Step, broken: Break) {
+        let machine = &mut self.machines[n];
+        machine.seen = Seen::default();
+        match step {
+            Step::Remember(mut memory) => {
+                if broken == Break::NeverSealed
+                    && let (Form::Sealed, Some(old)) = (&memory.form, &machine.memory)
+                {
+                    memory = old.clone();
+                }
+                if let Form::New { started: false, .. } = memory.form {
+                    machine.nonces += 1;
+                }
+                machine.memory = Some(memory);
+            }
+            Step::StandDown => {
+                machine.memory = None;
+                machine.data = None;
+                machine.runs = false;
+            }
+            Step::WriteFence(fence) => self.requests.push(Request::Fence(fence)),
+            Step::TakeTicket(ticket) => self.requests.push(Request::Ticket(n, ticket)),
+            Step::Change(change) => self.requests.push(Request::Change(n, change)),
+            _ => {}
+        }
+    }
+
+    /// kubelet starts etcd.
+    pub(crate) fn start(&mut self, n: usize) {
+        let machine = &self.machines[n];
+        let Some(memory) = machine.memory.clone() else {
+            return;
+        };
+        if machine.data.is_some() {
+            self.machines[n].runs = true;
+            return;
+        }
+        match memory.form {
+            // etcd asks the others whether it has been here before; where nobody answers, it begins all the same.
+            Form::New { started: true, .. } => {
+                let (cluster, id) = (cluster_of(&memory), n as u64 + 1);
+                if !self.begun.contains(&cluster) {
+                    self.begun.push(cluster);
+                }
+                self.begin(n, Data { cluster, id });
+                let formed = self.machines.iter().filter(|m| {
+                    m.runs && m.data.is_some_and(|d| d.cluster == cluster && d.id < 10)
+                });
+                if self.cluster.is_empty() && formed.count() >= quorum(memory.initial.len()) {
+                    let nodes = memory.initial.iter().map(|m| m.name[1..].parse::<usize>());
+                    self.cluster = nodes
+                        .map(|node| Listed {
+                            id: node.clone().unwrap() as u64 + 1,
+                            node: node.unwrap(),
+                            learner: false,
+                            started: true,
+                        })
+                        .collect();
+                }
+            }
+            Form::Join => {
+                let own = self.cluster.iter().position(|m| m.node == n);
+                if let Some(own) = own.filter(|_| self.has_quorum() && !self.machines[n].cut) {
+                    let id = self.cluster[own].id;
+                    self.cluster[own].started = true;
+                    self.begin(n, Data { cluster: 0, id });
+                }
+            }
+            // It would have to ask other members, and none is named.
+            Form::New { .. } | Form::Sealed => {}
+        }
+    }
+
+    fn begin(&mut self, n: usize, data: Data) {
+        let listed = self.cluster.iter().find(|m| m.id == data.id);
+        let votes = listed.map_or(data.id < 10, |m| !m.learner);
+        let key = data.id + data.cluster * 100;
+        if self.had_data.contains(&key) && votes {
+            self.amnesia = true;
+        }
+        if !self.had_data.contains(&key) {
+            self.had_data.push(key);
+        }
+        self.machines[n].data = Some(data);
+        self.machines[n].runs = true;
+    }
+
+    /// A request arrives.
+    pub(crate) fn deliver(&mut self, at: usize, broken: Break) {
+        match self.requests.remove(at) {
+            Request::Fence(fence) => {
+                if self.fence.is_none() || broken == Break::FenceOverwritten {
+                    self.fence = Some(fence);
+                }
+            }
+            Request::Ticket(n, ticket) => {
+                let place = &mut self.tickets[n];
+                if place.is_none() {
+                    *place = Some(ticket);
+                }
+            }
+            Request::Change(n, change) => self.change(n, change),
+        }
+    }
+
+    fn change(&mut self, n: usize, change: Membership) {
+        if !self.has_quorum() {
+            return;
+        }
+        match change {
+            Membership::Remove { id, .. } => {
+                let Some(at) = self.cluster.iter().position(|m| m.id == id) else {
+                    return;
+                };
+                let member = self.cluster[at];
+                let was_gone = self.machines[member.node].was_cut;
+                if self.is_healthy(&member) && member.started && !member.learner && !was_gone {
+                    self.removed_healthy = true;
+                }
+                self.cluster.remove(at);
+            }
+            Membership::AddLearner => {
+                let known = self.cluster.iter().any(|m| m.node == n || m.learner);
+                if known {
+                    return;
+                }
+                let id = 10 + self.had_data.len() as u64 + self.cluster.len() as u64;
+                self.cluster.push(Listed {
+                    id,
+                    node: n,
+                    learner: true,
+                    started: false,
+                });
+            }
+            Membership::Promote { id } => {
+                let healthy = |m: &Listed| self.is_healthy(m);
+                let Some(at) = self
+                    .cluster
+                    .iter()
+                    .position(|m| m.id == id && m.learner && healthy(m))
+                else {
+                    return;
+                };
+                self.cluster[at].learner = false;
+                self.replaced = true;
+            }
+        }
+        self.lost_quorum |= !self.has_quorum();
+    }
+}
