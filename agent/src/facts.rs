@@ -1,6 +1,7 @@
 //! What a machine knows of itself: `KEY=value` lines that a boot unit writes once, such as `/run/platform/node.env`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use shared::names::NodeId;
@@ -15,6 +16,8 @@ pub struct NodeFacts {
     pub id: NodeId,
     /// `NODE_NAME`: the name under which kubelet registers.
     pub name: Option<String>,
+    /// `NODE_IP`: the machine's own address.
+    pub ip: Option<IpAddr>,
     /// `ZONE`: the availability zone.
     pub zone: Option<String>,
 }
@@ -91,10 +94,15 @@ impl NodeFacts {
                 "NODE_NAME: {name:?} is not a lower-case DNS name of at most 63 characters"
             ));
         }
+        let ip = facts.get("NODE_IP").map(|ip| ip.parse::<IpAddr>());
+        if let Some(Err(_)) = ip {
+            mistakes.push("NODE_IP is no address".to_owned());
+        }
         match id {
             Some(id) if mistakes.is_empty() => Ok(Self {
                 id,
                 name,
+                ip: ip.and_then(Result::ok),
                 zone: facts.get("ZONE").map(|zone| (*zone).to_owned()),
             }),
             _ => Err(mistakes),
@@ -122,12 +130,13 @@ mod tests {
         assert_eq!(facts.id.as_str(), "AROAX:i-0abc");
         let name = "ip-10-0-0-1.eu-central-1.compute.internal";
         assert_eq!(facts.name.as_deref(), Some(name));
+        assert_eq!(facts.ip, Some("10.0.0.1".parse().unwrap()));
     }
 
     #[test]
     fn every_mistake_at_once() {
-        let mistakes = NodeFacts::parse("NODE_NAME=Upper/../x\nnonsense\n").unwrap_err();
-        assert_eq!(mistakes.len(), 3, "{mistakes:?}");
+        let mistakes = NodeFacts::parse("NODE_NAME=Upper/../x\nnonsense\nNODE_IP=x\n").unwrap_err();
+        assert_eq!(mistakes.len(), 4, "{mistakes:?}");
         assert!(NodeFacts::load(Path::new("/absent/node.env")).is_err());
         for bad in ["a..b", "-a", "", &"a".repeat(64)] {
             assert!(!is_node_name(bad), "{bad}");

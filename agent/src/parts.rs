@@ -1,11 +1,13 @@
 //! The engine's parts, made from the configuration.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use aws_credential_types::Credentials;
+use shared::etcd::{Listen, MemberFacts};
 use shared::store::{ObjectStore, S3Store, SdkConfig, aws_config_loader};
 use shared::trust::{TrustStore, TrustStoreError};
 use shared::wrap::{KeyWrap, KmsWrap, LocalWrap};
@@ -17,6 +19,7 @@ use crate::config::{Config, KeyWrapConfig, NodeSource, StoreCredentials};
 use crate::disk::{Disk, NodePaths};
 use crate::drift::DriftWatch;
 use crate::engine::{Host, Parts};
+use crate::etcd::EtcdPlace;
 use crate::facts::{FactsError, NodeFacts};
 use crate::kubelet::KubeletCertificate;
 use crate::metrics::Metrics;
@@ -86,6 +89,7 @@ pub fn facts(config: &Config) -> Result<NodeFacts, FactsError> {
         NodeSource::Name(id) => Ok(NodeFacts {
             id: id.clone(),
             name: None,
+            ip: None,
             zone: None,
         }),
         NodeSource::Facts(path) => NodeFacts::load(path),
@@ -142,7 +146,57 @@ fn host(config: &Config, facts: &NodeFacts) -> anyhow::Result<Host> {
         updater: Updater::open(state, config.update_confirm_within)?,
         kubelet,
         zone: facts.zone.clone(),
+        etcd: etcd(config, facts)?,
     })
+}
+
+fn etcd(config: &Config, facts: &NodeFacts) -> anyhow::Result<Option<EtcdPlace>> {
+    let Some(given) = config.etcd.clone() else {
+        return Ok(None);
+    };
+    let missing = |fact: &str, key: &str| {
+        format!("{fact} is missing in the node's facts, and [etcd] {key} is not given")
+    };
+    let name = |key: &str, port: u16| match &facts.name {
+        Some(name) => Ok(format!("https://{name}:{port}")),
+        None => Err(anyhow::Error::msg(missing("NODE_NAME", key))),
+    };
+    let ip = |key: &str, port: u16| match facts.ip {
+        Some(ip) => Ok(format!("https://{}", SocketAddr::new(ip, port))),
+        None => Err(anyhow::Error::msg(missing("NODE_IP", key))),
+    };
+    let own = facts.id.as_str();
+    let member = MemberFacts {
+        node: facts.id.clone(),
+        name: given
+            .name
+            .unwrap_or_else(|| own.rsplit(':').next().unwrap_or(own).to_owned()),
+        peer_url: given.peer_url.map_or_else(|| name("peer_url", 2380), Ok)?,
+        client_url: given
+            .client_url
+            .map_or_else(|| name("client_url", 2379), Ok)?,
+    };
+    let client_urls = match given.listen_client_urls {
+        urls if urls.is_empty() => vec![
+            "https://127.0.0.1:2379".to_owned(),
+            ip("listen_client_urls", 2379)?,
+        ],
+        urls => urls,
+    };
+    let listen = Listen {
+        peer_url: given
+            .listen_peer_url
+            .map_or_else(|| ip("listen_peer_url", 2380), Ok)?,
+        client_urls,
+        metrics_url: given.metrics_url,
+    };
+    let problems: Vec<String> = member.problems().iter().map(ToString::to_string).collect();
+    anyhow::ensure!(
+        problems.is_empty(),
+        "this node cannot be a member of etcd: {}",
+        problems.join("; ")
+    );
+    Ok(Some(EtcdPlace::new(&config.root_directory, member, listen)))
 }
 
 /// The metadata trusted so far. The root that came with the machine is looked at only where there is none yet: its file

@@ -20,6 +20,8 @@ pub enum Source {
     Rollout,
     /// Verifying, fetching or writing a release.
     Adoption,
+    /// The node's part in etcd: the fence, the members, its configuration.
+    Etcd,
     /// Installed artifacts that are not as they were installed.
     Artifacts,
     /// Units of the host that could not be restarted.

@@ -3,6 +3,7 @@
 
 pub mod attacks;
 pub mod etcd;
+pub mod etcd_kubelet;
 pub mod faulty_proxy;
 pub mod iam;
 pub mod kubelet;

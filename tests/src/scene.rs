@@ -45,9 +45,19 @@ impl Scene {
     pub async fn set_with(
         prepare: impl AsyncFnOnce(&Operator) -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
+        Self::set_mut(async |operator| prepare(operator).await).await
+    }
+
+    /// The same, where `prepare` changes the environment too.
+    ///
+    /// # Errors
+    /// What kept it from being set.
+    pub async fn set_mut(
+        prepare: impl AsyncFnOnce(&mut Operator) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         let bucket = Bucket::start().await?;
-        let operator = Operator::new(&bucket.endpoint()).await?;
-        prepare(&operator).await?;
+        let mut operator = Operator::new(&bucket.endpoint()).await?;
+        prepare(&mut operator).await?;
         operator.publish().await?;
         let keyring = operator.keyring().await?;
         Ok(Self {

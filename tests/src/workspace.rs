@@ -194,6 +194,23 @@ impl Operator {
         Ok(fs::write(&path, text.replacen(from, to, 1))?)
     }
 
+    /// Puts `to` in the place of the first `from` in the environment's file, and reads it again.
+    ///
+    /// # Errors
+    /// A file that does not hold `from`, or is no environment's any more.
+    pub async fn amend_environment(&mut self, from: &str, to: &str) -> anyhow::Result<()> {
+        let name = self.context.workspace.name.to_string();
+        let path = self.path(&format!("environments/{name}.tfvars"));
+        let text = fs::read_to_string(&path)?;
+        anyhow::ensure!(
+            text.contains(from),
+            "the environment does not hold {from:?}"
+        );
+        fs::write(&path, text.replacen(from, to, 1))?;
+        self.context = Context::open(self.directory.path(), &name).await?;
+        Ok(())
+    }
+
     /// Writes a secret file such as `secure/kube-apiserver/audit-policy.yaml`; one that is there keeps its mode, a new
     /// one is for its owner alone.
     ///

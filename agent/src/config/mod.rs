@@ -73,6 +73,8 @@ pub struct Config {
     pub update_confirm_within: Duration,
     /// Whether the agent issues the kubelet's client certificate, and under which name, where the facts do not say.
     pub kubelet: KubeletConfig,
+    /// What the node is to etcd, where its releases run it.
+    pub etcd: Option<EtcdConfig>,
 }
 
 /// Who says which node it is.
@@ -91,6 +93,23 @@ pub struct KubeletConfig {
     pub client_certificate: bool,
     /// Its node name; none takes it from the node's facts.
     pub node_name: Option<String>,
+}
+
+/// What a node is to etcd; what is left out follows from the node's facts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EtcdConfig {
+    /// The member's name; by default the last part of the node's.
+    pub name: Option<String>,
+    /// Where its peers reach it; by default at `NODE_NAME`, port 2380.
+    pub peer_url: Option<String>,
+    /// Where clients reach it; by default at `NODE_NAME`, port 2379.
+    pub client_url: Option<String>,
+    /// Where it listens for peers; by default at `NODE_IP`, port 2380.
+    pub listen_peer_url: Option<String>,
+    /// Where it listens for clients; by default on loopback and at `NODE_IP`, port 2379.
+    pub listen_client_urls: Vec<String>,
+    /// Where it listens for probes, if not where the release says.
+    pub metrics_url: Option<String>,
 }
 
 /// What opens a release's identity.
@@ -222,6 +241,7 @@ impl Config {
             .integer_or("update_confirm_within_seconds", CONFIRM_WITHIN_SECONDS)
             .checked(seconds);
         let kubelet = kubelet(&mut file, matches!(node, Some(NodeSource::Facts(_))));
+        let etcd = etcd(&mut file, matches!(node, Some(NodeSource::Facts(_))));
         let key_wrap = key_wrap(&mut file);
         let mistakes = file.finish();
         let all = (|| {
@@ -244,6 +264,7 @@ impl Config {
                 artifact_directories: artifact_directories?,
                 update_confirm_within: update_confirm_within?,
                 kubelet: kubelet?,
+                etcd: etcd?,
             })
         })();
         match all {
@@ -292,6 +313,54 @@ fn kubelet(file: &mut Reader<'_>, has_facts: bool) -> Option<KubeletConfig> {
         client_certificate,
         node_name,
     })
+}
+
+#[allow(
+    clippy::option_option,
+    reason = "a section with mistakes and no section are two things"
+)]
+fn etcd(file: &mut Reader<'_>, has_facts: bool) -> Option<Option<EtcdConfig>> {
+    let Some(mut section) = file.section("etcd") else {
+        return Some(None);
+    };
+    let name = section.text("name").checked_if_given(Ok::<_, &str>);
+    let mut url = |key| section.text(key).checked_if_given(member_url);
+    let peer_url = url("peer_url");
+    let client_url = url("client_url");
+    let listen_peer_url = url("listen_peer_url");
+    let metrics_url = section.text("metrics_url").checked_if_given(http_url);
+    let listen_client_urls = section.texts_or("listen_client_urls", &[]).checked(|urls| {
+        urls.into_iter()
+            .map(member_url)
+            .collect::<Result<Vec<_>, _>>()
+    });
+    let config = EtcdConfig {
+        name: name?,
+        peer_url: peer_url?,
+        client_url: client_url?,
+        listen_peer_url: listen_peer_url?,
+        listen_client_urls: listen_client_urls?,
+        metrics_url: metrics_url?,
+    };
+    let given = config.peer_url.is_some()
+        && config.client_url.is_some()
+        && config.listen_peer_url.is_some()
+        && !config.listen_client_urls.is_empty();
+    if !given && !has_facts {
+        section.mistake(
+            "peer_url, client_url, listen_peer_url and listen_client_urls are needed: without node_facts nobody else \
+             says them",
+        );
+        return None;
+    }
+    Some(Some(config))
+}
+
+fn member_url(text: String) -> Result<String, &'static str> {
+    match text.strip_prefix("https://") {
+        Some(rest) if rest.contains(':') && !rest.contains(['/', ',', '@']) => Ok(text),
+        _ => Err("must be https://HOST:PORT"),
+    }
 }
 
 fn plain_directory(text: String) -> Result<PathBuf, &'static str> {

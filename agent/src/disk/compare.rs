@@ -22,6 +22,8 @@ pub enum DriftKind {
     Owner,
     /// It is in a secret directory and does not belong there.
     Extra,
+    /// It is a manifest that this node does not run for now.
+    Held,
 }
 
 /// Mode and owner of a secret directory with these files: private to the one owner of them all. Where there are several,
@@ -116,6 +118,7 @@ impl fmt::Display for DriftKind {
             Self::Mode => "has another mode",
             Self::Owner => "has another owner",
             Self::Extra => "does not belong there",
+            Self::Held => "is held back, and there",
         })
     }
 }

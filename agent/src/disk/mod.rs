@@ -11,6 +11,7 @@ mod clean;
 mod compare;
 mod copy;
 mod error;
+mod held;
 mod ledger;
 mod lock;
 mod observe;
@@ -215,6 +216,7 @@ impl Disk {
             .collect();
         let directories = self.ledger.secret_directories.union(&wanted.directories);
         let (mut observed, _) = observe::observe(&self.paths, files, directories)?;
+        observed.held = held::load(&self.paths)?;
         observed.pods = observe::observe_pods(&self.paths, &self.ledger)?;
         Ok(observed)
     }

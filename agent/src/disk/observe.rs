@@ -63,6 +63,8 @@ pub(crate) struct Observed {
     pub(crate) directories: BTreeMap<SecretDirectory, DirectoryState>,
     /// The pods of the owned manifests on the disk, where they can be read as such.
     pub(crate) pods: BTreeMap<OwnedPath, PodSummary>,
+    /// Manifests that this node does not run.
+    pub(crate) held: BTreeSet<String>,
 }
 
 /// What changes when a file does, cheap to look at.

@@ -140,6 +140,12 @@ impl NodePaths {
         self.state.join("group.key")
     }
 
+    /// Which manifests the node does not run.
+    #[must_use]
+    pub fn held_back(&self) -> PathBuf {
+        self.state.join("held-back.json")
+    }
+
     /// Why and for how long a person holds the node.
     #[must_use]
     pub fn hold(&self) -> PathBuf {

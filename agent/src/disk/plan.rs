@@ -10,6 +10,7 @@ use super::check::Wanted;
 use super::clean;
 use super::compare::{DriftKind, by_directory, compare_directory, compare_file, same_content};
 use super::error::Obstacle;
+use super::held::is_held;
 use super::ledger::Ledger;
 use super::observe::{DirectoryState, Observed, State};
 use super::paths::{OwnedPath, OwnedPlace, SecretDirectory};
@@ -119,6 +120,10 @@ fn plan_files(
             continue;
         }
         let found = observed.files.get(path);
+        if is_held(&observed.held, path) {
+            plan.unchanged.push(path.clone());
+            continue;
+        }
         let is_owned = owned.contains(path);
         let in_the_way = match found {
             Some(State::Directory) => Some("a directory"),
@@ -187,7 +192,8 @@ fn plan_removals(ledger: &Ledger, observed: &Observed, wanted: &Wanted, plan: &m
     let goes = ledger.files.iter().rev().map(|file| &file.path);
     let goes = goes.filter(|path| {
         let found = observed.files.get(*path);
-        !stays.contains(path) && matches!(found, Some(State::Regular(_) | State::Special(_)))
+        let leaves = !stays.contains(path) || is_held(&observed.held, path);
+        leaves && matches!(found, Some(State::Regular(_) | State::Special(_)))
     });
     let (manifests, others): (Vec<_>, Vec<_>) = goes.cloned().partition(is_manifest);
     plan.remove_files = manifests;

@@ -20,7 +20,7 @@ pub struct RepairReport {
 
 impl Disk {
     /// Puts everything that drifted back from the verified copy, without the network: only what the ledger names, and
-    /// nothing is removed but what does not belong into a secret directory. Where a release is half applied, that is
+    /// nothing is removed but what is held back, and what does not belong into a secret directory. Where a release is half applied, that is
     /// finished instead.
     ///
     /// # Errors
@@ -60,6 +60,8 @@ impl Disk {
         for entry in &plan.write_manifests {
             failures.extend(work.files(slice::from_ref(entry), MANIFEST_STEPS).err());
         }
+        // The ledger names all that is there: what is to go is held back.
+        failures.extend(work.remove(&plan.remove_files).err());
         let report = restored(work.outcomes);
         if !obstacles.is_empty() {
             failures.push(DiskError::Foreign(obstacles));

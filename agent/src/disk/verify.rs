@@ -8,6 +8,7 @@ use super::Disk;
 use super::compare::{DriftKind, by_directory, compare_directory, compare_file};
 use super::copy;
 use super::error::DiskError;
+use super::held::{self, is_held};
 use super::ledger::Ledger;
 use super::observe::{self, Fingerprints};
 use super::paths::{NodePaths, OwnedPlace};
@@ -118,12 +119,21 @@ fn examine(paths: &NodePaths, ledger: &Ledger) -> Result<(Verification, Fingerpr
     let directories = by_directory(&ledger.files);
     let files = ledger.files.iter().map(|file| &file.path);
     let (observed, mut fingerprints) = observe::observe(paths, files, directories.keys())?;
+    let held = held::load(paths)?;
     let mut drift = Vec::new();
     for file in &ledger.files {
         if matches!(file.path.place(), OwnedPlace::Secret { .. }) {
             continue;
         }
         let found = observed.files.get(&file.path);
+        if is_held(&held, &file.path) {
+            if found.is_some() {
+                let path = file.path.to_string();
+                let kind = DriftKind::Held;
+                drift.push(Drift { path, kind });
+            }
+            continue;
+        }
         if let Some(kind) = compare_file(file, found, observed.owners) {
             let path = file.path.to_string();
             drift.push(Drift { path, kind });

@@ -169,6 +169,22 @@ impl Agent {
             self.handled = None;
             return Ok(State::GiveBack);
         }
+        let plan = match self.prepare_etcd(checked.release()).await {
+            Ok(false) => plan,
+            // What is held back changed, and the plan with it.
+            Ok(true) => match self.with_disk(|disk| disk.plan(&checked)) {
+                Ok(plan) => plan,
+                Err(e) => {
+                    let failure = Failure::disk(Phase::Plan, e);
+                    return Err(failure.resume_at(State::Plan(adoption, checked)).into());
+                }
+            },
+            Err((kind, why)) => {
+                let error = EngineError::Etcd(why);
+                let failure = Failure::new(Phase::Apply, kind, Retry::NextPoll, error);
+                return Err(failure.resume_at(State::Plan(adoption, checked)).into());
+            }
+        };
         match self.prepare_host(&checked, &plan).await {
             Ok(true) => {}
             // Something was changed meanwhile.

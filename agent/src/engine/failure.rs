@@ -80,6 +80,8 @@ pub(crate) enum EngineError {
     Expired(jiff::Timestamp),
     #[error("a task of the agent ended unexpectedly: this is a bug")]
     Task(#[source] tokio::task::JoinError),
+    #[error("this node's member of etcd is in the way: {0}")]
+    Etcd(String),
     #[error("an address of the repository does not parse: this is a bug")]
     Address(#[source] Box<dyn Error + Send + Sync>),
 }

@@ -18,6 +18,7 @@ use super::state::{Adoption, State};
 use super::wait::DISK_PATIENCE;
 use crate::artifacts::Artifacts;
 use crate::disk::{CheckedRelease, DiskError, Plan};
+use crate::etcd::EtcdPlace;
 use crate::kubelet::{AUTHORITY, KubeletCertificate, KubeletError};
 use crate::trouble::{Source, chain};
 use crate::units::{NoUnits, PendingRestarts, UnitManager, due, forbidden};
@@ -45,6 +46,8 @@ pub struct Host {
     pub kubelet: Option<KubeletCertificate>,
     /// The zone that the machine is in, where it knows one.
     pub zone: Option<String>,
+    /// Where its member of etcd lives, where it may have one.
+    pub etcd: Option<EtcdPlace>,
 }
 
 /// When something that failed may be tried again: later each time.
@@ -70,6 +73,7 @@ impl Host {
             updater: None,
             kubelet: None,
             zone: None,
+            etcd: None,
         })
     }
 }

@@ -10,6 +10,7 @@ mod backup;
 mod care;
 mod choose;
 mod clean;
+mod etcd;
 mod failure;
 mod host;
 mod pass;
@@ -34,6 +35,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use choose::{Choice, ChoiceError, choose};
+use etcd::Etcd;
 
 use backup::Backups;
 pub use host::Host;
@@ -201,6 +203,7 @@ pub struct Agent {
     certificates_of: Option<ReleaseNumber>,
     rollouts: Rollouts,
     backups: Backups,
+    etcd: Etcd,
     reporter: Reporter,
 }
 
@@ -259,6 +262,7 @@ impl Agent {
             certificates_of: None,
             rollouts: Rollouts::in_directory(&state, parts.host.zone.clone()),
             backups: Backups::default(),
+            etcd: Etcd::at(parts.host.etcd),
             reporter: Reporter::default(),
         }
     }

@@ -53,6 +53,14 @@ impl Agent {
             None => self.look_at_first_probes().await.err(),
             stop => stop,
         };
+        let stop = match stop {
+            Some(stop @ (Stop::Shutdown | Stop::Updated)) => Some(stop),
+            // Also where the store does not answer: a member's configuration is sealed without it.
+            stop => match self.look_after_etcd().await {
+                Ok(()) => stop,
+                Err(shutdown) => Some(shutdown),
+            },
+        };
         let outcome = self.conclude(stop);
         self.handling = None;
         outcome

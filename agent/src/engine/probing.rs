@@ -10,7 +10,7 @@ use shared::rollout::{ProbeRun, ProbeVerdict, Stage};
 use tokio::time::Instant;
 
 use super::Agent;
-use super::failure::{Failure, Stop};
+use super::failure::{EngineError, Failure, Retry, Stop};
 use super::state::State;
 use super::wait::GaveUp;
 use crate::disk::DiskError;
@@ -192,6 +192,16 @@ impl Agent {
             && self.with_disk(|d| d.ledger().applying.is_none())
         {
             return Ok(Ok(()));
+        }
+        let kept = self.on_disk(move |disk| disk.kept(&previous)).await;
+        if let Ok(Ok(kept)) = &kept {
+            let refused = |why| Failure::new(Phase::Revert, "etcd", Retry::NextPoll, why);
+            if let Some(why) = self.etcd_stays(kept.release()).await {
+                return Ok(Err(refused(EngineError::Etcd(why))));
+            }
+            if let Err((_, why)) = self.prepare_etcd(kept.release()).await {
+                return Ok(Err(refused(EngineError::Etcd(why))));
+            }
         }
         let planned = self
             .on_disk(move |disk| {

@@ -85,7 +85,10 @@ impl Agent {
         let transition = self.rollouts.slot.as_ref();
         let transition = transition.and_then(|s| s.transition(self.rollouts.struggles));
         self.reporter
-            .every(transition.map_or(IDLE_INTERVAL, |_| SLOT_INTERVAL));
+            .every(match transition.is_some() || self.etcd.is_under_way() {
+                true => SLOT_INTERVAL,
+                false => IDLE_INTERVAL,
+            });
         let phase = if self.hold.is_some() {
             Phase::Held
         } else if self.troubles.worst().is_some() {
@@ -113,7 +116,7 @@ impl Agent {
             drift_repaired: self.repaired,
             foreign: named(&self.foreign),
             clock_skew_seconds: self.reporter.steady_skew(measured),
-            etcd: None,
+            etcd: self.etcd.report.clone(),
             metadata_expires: self.expires,
             rollout: self.rollout_report(),
             backup: self.backups.report(),

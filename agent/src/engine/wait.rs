@@ -41,7 +41,10 @@ async fn told_to_stop(shutdown: &mut watch::Receiver<bool>) {
 impl Agent {
     /// How long to wait for the next poll.
     pub(super) fn pause(&self) -> Duration {
-        pause_after(self.transient_failures, self.poll_interval)
+        let pause = pause_after(self.transient_failures, self.poll_interval);
+        self.etcd
+            .hurry()
+            .map_or(pause, |hurry| pause.min(hurry))
             .mul_f64(rand::rng().random_range(1.0 - JITTER..=1.0 + JITTER))
     }
 

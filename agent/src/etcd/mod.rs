@@ -1,10 +1,11 @@
-//! etcd as the agent sees it: its JSON gateway, and backups of it.
+//! etcd as the agent sees it: its JSON gateway, the member's place on the machine, backups, and data made from one.
 
 mod backup;
 pub mod client;
 mod client_error;
 mod material;
 mod operate;
+mod place;
 mod restore;
 mod snapshot;
 
@@ -13,5 +14,6 @@ pub use client::{EtcdClient, EtcdIdentity, Health, Member, MemberStatus};
 pub use client_error::{EtcdError, EtcdErrorKind};
 pub use material::Material;
 pub use operate::{DefragmentError, MemberLook, MemberView, defragment, look};
+pub use place::{EtcdPlace, PlaceError};
 pub use restore::{Restore, RestoreAs, RestoreError};
 pub use snapshot::SnapshotStream;

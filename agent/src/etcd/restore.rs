@@ -201,7 +201,10 @@ impl Restore {
         let parts = self.order.backup.parts.len();
         // What has its final name was verified before it got it.
         RestoreSeen {
-            placed: self.data.exists(),
+            // Without a log and a database etcd would begin with nothing.
+            placed: ["member/wal", "member/snap/db"]
+                .iter()
+                .all(|part| self.data.join(part).exists()),
             made: self.made().is_dir(),
             opened: self.snapshot().is_file(),
             parts: (0..parts).take_while(|n| self.part(*n).is_file()).count(),

@@ -92,7 +92,7 @@ struct RestoreArgs {
     /// The environment's name, for scripts: without it, it is asked for.
     #[arg(long, value_name = "ENVIRONMENT")]
     confirm: Option<String>,
-    /// The restore is done: take its order, and the key to the backups, out of the releases to come.
+    /// The restore is done: take the key to the backups out of the releases to come.
     #[arg(long)]
     finish: bool,
 }
@@ -174,6 +174,7 @@ impl RestoreArgs {
         let (name, now) = (context.workspace.name.to_string(), context.store_now());
         // One that was ordered and not told yet, for whatever reason, is told, not ordered again.
         let pending = keyring.content.etcd_restore.as_ref();
+        let pending = pending.filter(|_| keyring.content.etcd_restoring);
         let again = |o: &&RestoreOrder| self.backup.as_ref().is_none_or(|b| *b == o.backup.name);
         if let Some(order) = pending.filter(again) {
             output::line(format!(

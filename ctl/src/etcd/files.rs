@@ -38,9 +38,11 @@ pub fn agent_files(
     let mut files = vec![(SETTINGS_FILE.to_owned(), private(settings.to_file()?))];
     if let Some(order) = &keyring.etcd_restore {
         files.push((RESTORE_FILE.to_owned(), private(order.to_file()?)));
-        // The one time that nodes have what opens a backup.
-        let identity = identity.expose().as_bytes().to_vec();
-        files.push((RESTORE_IDENTITY_FILE.to_owned(), private(identity)));
+        if keyring.etcd_restoring {
+            // The one time that nodes have what opens a backup.
+            let identity = identity.expose().as_bytes().to_vec();
+            files.push((RESTORE_IDENTITY_FILE.to_owned(), private(identity)));
+        }
     }
     Ok(files)
 }

@@ -105,6 +105,7 @@ pub async fn order(
         order.check(&context.workspace.name, &backup.group)?;
         content.etcd_generation = latest.next();
         content.etcd_restore = Some(order.clone());
+        content.etcd_restoring = true;
         ordered = Some(order);
         Ok(true)
     })
@@ -112,15 +113,15 @@ pub async fn order(
     Ok(keyring.content.etcd_generation)
 }
 
-/// Takes the order out of the keyring: the next release tells the nodes nothing of it, and they have no key to the backups any
-/// more. False where there was none.
+/// Ends what is under way: from the next release on, nodes have no key to the backups any more, and releases are rolled out in
+/// turns again. False where nothing was.
 ///
 /// # Errors
 /// [`keyring::modify`]'s.
 pub async fn finish(context: &Context) -> anyhow::Result<bool> {
     let mut had = false;
     keyring::modify(context, |content| {
-        let ended = content.etcd_restore.take().is_some();
+        let ended = std::mem::take(&mut content.etcd_restoring);
         had |= ended;
         Ok(ended)
     })
@@ -140,6 +141,7 @@ pub async fn begin_anew(context: &Context, from: Generation) -> anyhow::Result<G
         }
         content.etcd_generation = from.next();
         content.etcd_restore = None;
+        content.etcd_restoring = false;
         Ok(true)
     })
     .await?;

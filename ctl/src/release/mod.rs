@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use shared::backup::RESTORE_FILE;
+use shared::backup::RESTORE_IDENTITY_FILE;
 use shared::bundle::{
     Artifact, EtcdSection, FileEntry, Index, Mode, Origin, Release, Restart, RolloutPolicy, Waiver,
 };
@@ -133,11 +133,10 @@ pub fn prepare(
             content.add_file(&path, &file, Origin::Keyring)?;
         }
     }
-    let restores = keyring.is_some_and(|k| k.etcd_restore.is_some())
-        && content
-            .entries
-            .iter()
-            .any(|e| e.path.as_str() == RESTORE_FILE);
+    let restores = content
+        .entries
+        .iter()
+        .any(|e| e.path.as_str() == RESTORE_IDENTITY_FILE);
     for (name, bytes) in &rendered.manifests {
         let file = private(SecretBytes::new(bytes.clone()));
         content.add_file(&format!("manifests/{name}"), &file, Origin::Template)?;

@@ -103,6 +103,7 @@ fn of_group(group: &GroupStatus, now: Timestamp) -> Vec<String> {
         table.add_row([name, release, phase, slot, probes, age, says.join("; ")]);
     }
     lines.extend(table.trim_fmt().lines().map(str::to_owned));
+    lines.extend(etcd(group));
     lines.extend(backups(group, now));
     lines
 }
@@ -122,6 +123,37 @@ fn backups(group: &GroupStatus, now: Timestamp) -> Vec<String> {
     let failing = reports().filter_map(|(node, r)| Some((node, r.failed.as_ref()?)));
     lines.extend(failing.map(|(node, f)| format!("    {node}: {}", printable(&f.message))));
     lines
+}
+
+/// What the group's nodes are to etcd; nothing where none says so.
+fn etcd(group: &GroupStatus) -> Option<String> {
+    let of_node = |status: &NodeStatus| {
+        let report = status.etcd.as_ref()?;
+        let name = &report.facts.name;
+        let role = word(&report.role)?;
+        let leads = group.nodes.iter().filter_map(|n| n.status.as_ref().ok());
+        let mut leads = leads.filter_map(|s| s.etcd.as_ref()?.leader.as_ref());
+        let leads = match leads.any(|leader| leader == name) {
+            true => ", leads",
+            false => "",
+        };
+        let why = match report.why.as_str() {
+            "" => String::new(),
+            why => format!(" ({})", printable(why)),
+        };
+        Some((
+            report.generation,
+            format!("{} {role}{leads}{why}", status.node),
+        ))
+    };
+    let statuses = group.nodes.iter().filter_map(|n| n.status.as_ref().ok());
+    let all: Vec<_> = statuses.filter_map(of_node).collect();
+    let generation = all.iter().map(|(generation, _)| generation).max()?;
+    let nodes: Vec<&str> = all.iter().map(|(_, node)| node.as_str()).collect();
+    Some(format!(
+        "  etcd, generation {generation}: {}",
+        nodes.join("; ")
+    ))
 }
 
 /// Where a node with a slot stands.

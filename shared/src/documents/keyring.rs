@@ -45,9 +45,13 @@ pub struct KeyringContent {
     /// Which cluster of etcd it is: raised only by a restore or a reform.
     #[serde(default, skip_serializing_if = "is_first")]
     pub etcd_generation: Generation,
-    /// The backup that this generation begins with, until the restore is finished.
+    /// The backup that this generation begins with, where it begins with one. It stays as long as the generation does: a member
+    /// that began without it would be another cluster under the same name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etcd_restore: Option<RestoreOrder>,
+    /// Nodes are given what opens that backup.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub etcd_restoring: bool,
 }
 
 #[allow(
@@ -69,6 +73,7 @@ impl KeyringContent {
             files: OwnFiles::new(),
             etcd_generation: Generation::FIRST,
             etcd_restore: None,
+            etcd_restoring: false,
             recovery_recipients: Vec::new(),
         }
     }

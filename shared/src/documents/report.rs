@@ -110,7 +110,7 @@ pub struct SlotReport {
 pub struct Waiting {
     /// Which release.
     pub release: ReleaseNumber,
-    /// A word: `turn`, `capacity`, `canary`, `halted`, `paused`, `failed_here`, `superseded` or `unreadable`.
+    /// A word: `turn`, `capacity`, `canary`, `halted`, `paused`, `etcd`, `failed_here`, `superseded` or `unreadable`.
     pub kind: String,
     /// For what, in one line.
     pub why: String,

@@ -70,6 +70,7 @@ fn observed(disk: &Directory, ledger: &BTreeSet<u8>) -> Observed {
     };
     Observed {
         owners: true,
+        held: BTreeSet::new(),
         files: disk
             .iter()
             .map(|(f, m)| (path(*f), state(*f, *m)))

@@ -137,7 +137,11 @@ impl Agent {
 
     /// Once in a while, at rest: whether the rollout is complete, and nothing of this node's is left in the document.
     pub(in crate::engine) async fn conclude_rollout(&mut self) -> Result<(), Stop> {
-        if self.has_slot() || self.hold.is_some() || self.release().is_none() {
+        if self.has_slot()
+            || self.etcd.holds_slot
+            || self.hold.is_some()
+            || self.release().is_none()
+        {
             return Ok(());
         }
         let read = self.read_rollout().await?;

@@ -158,8 +158,16 @@ impl Agent {
         self.network(Phase::Slot, REQUEST_DEADLINE, sleep).await
     }
 
-    /// The group as its status objects show it; none where this node may not look. What is not authentic does not count.
+    /// The group as its status objects show it; none where this node may not look.
     pub(super) async fn view(&mut self) -> Result<Option<GroupView>, Stop> {
+        let statuses = self.statuses().await?;
+        Ok(statuses.map(|statuses| GroupView {
+            nodes: statuses.iter().map(NodeSeen::of).collect(),
+        }))
+    }
+
+    /// The group's status objects; none where this node may not look. What is not authentic does not count.
+    pub(in crate::engine) async fn statuses(&mut self) -> Result<Option<Vec<NodeStatus>>, Stop> {
         let group_key = self.with_disk(|disk| disk.group_key()).ok().flatten();
         let Some(group_key) = group_key else {
             return Ok(None);
@@ -180,7 +188,7 @@ impl Agent {
                     let name = keys::bound_name(&environment, &key);
                     let opened = open_node_object::<NodeStatus>(&bytes, &name, &group_key);
                     let own = |s: &NodeStatus| key.ends_with(&format!("/{}.json", s.node));
-                    Ok::<_, StoreError>(opened.ok().filter(own).map(|s| NodeSeen::of(&s)))
+                    Ok::<_, StoreError>(opened.ok().filter(own))
                 }
             });
             let seen: Vec<_> = stream::iter(reads).buffered(PARALLEL).collect().await;
@@ -188,7 +196,7 @@ impl Agent {
             Ok::<_, StoreError>(seen?.into_iter().flatten().collect())
         };
         match self.network(Phase::Slot, VIEW_DEADLINE, reading).await? {
-            Ok(nodes) => Ok(Some(GroupView { nodes })),
+            Ok(statuses) => Ok(Some(statuses)),
             Err(error) if error.kind.is_transient() => Err(store_failure(error).into()),
             Err(error) => {
                 tracing::warn!(

@@ -3,7 +3,10 @@
 
 mod back;
 mod document;
+mod membership;
 mod take;
+
+pub(super) use membership::SlotTaken;
 
 use std::time::Duration;
 

@@ -93,6 +93,16 @@ impl Agent {
                 return Ok(State::Idle);
             }
         }
+        if self.rollouts.slot.is_none()
+            && let Some(waiting) = self.etcd_waits(&checked, &plan).await?
+        {
+            self.decided("waits", release, &waiting.why);
+            self.rollouts.report.waiting = Some(waiting);
+            self.troubles.clear(Source::Adoption);
+            self.resume = Some(State::Slot(adoption, checked, plan));
+            self.dealt_with(None);
+            return Ok(State::Idle);
+        }
         for _ in 0..TRIES {
             let read = match self.read_rollout().await {
                 Ok(read) => read,

@@ -25,6 +25,7 @@ pub const IMMUTABLE: &[&str] = &[
     "etcd/*/cluster.json",
     "etcd/*/backups/*",
     "etcd/*/snapshots/*",
+    "etcd/*/started/*",
 ];
 
 /// A part of an upload in parts stays for so long without its other parts.
@@ -208,6 +209,7 @@ mod tests {
             "etcd/1/cluster.json",
             "etcd/1/backups/20261123T024942Z-7.json",
             "etcd/1/snapshots/20261123T024942Z-7/0000.age",
+            "etcd/1/started/R:i-0.json",
         ] {
             assert!(covered(fixed), "{fixed}");
         }

@@ -1,0 +1,9 @@
+//! etcd of real processes, formed, healed and left alone by real agents: an embedded bucket, the platform's certificates,
+//! and the model of kubelet starting what the static pod names. Loopback, ports of its own for each node.
+//!
+//! The etcd is Debian's 3.5; the product ships 3.6.
+
+mod forms;
+mod heals;
+mod stage;
+mod writer;

@@ -1,0 +1,179 @@
+//! Nodes of the secure group that are real but for their kubelet.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use agent::etcd::{EtcdClient, EtcdIdentity};
+use anyhow::{Context as _, ensure};
+use platform_tests::etcd::free_ports;
+use platform_tests::etcd_kubelet::EtcdKubelet;
+use platform_tests::node::{Node, eventually};
+use platform_tests::scene::{SECURE, Scene};
+use platform_tests::tools;
+use shared::documents::NodeStatus;
+use shared::etcd::{EtcdRole, Generation};
+use shared::store::keys;
+
+/// How long anything here may take on a machine that runs many tests at once.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(crate) struct Machine {
+    pub(crate) node: Node,
+    pub(crate) kubelet: EtcdKubelet,
+    pub(crate) client_url: String,
+}
+
+pub(crate) struct Stage {
+    pub(crate) scene: Scene,
+    pub(crate) machines: Vec<Machine>,
+    etcd: PathBuf,
+}
+
+impl Stage {
+    /// A published release of `voters` members; none where etcd is not installed.
+    pub(crate) async fn set(voters: u32, gone_after: &str) -> anyhow::Result<Option<Self>> {
+        let Some(etcd) = tools::find("etcd") else {
+            return Ok(None);
+        };
+        let scene = Scene::set_mut(async |operator| {
+            let sizes = "secure_asg_min = 3\nsecure_asg_max = 3";
+            let wanted = format!("secure_asg_min = {voters}\nsecure_asg_max = {voters}");
+            operator.amend_environment(sizes, &wanted).await?;
+            let limit = format!("gone_after: {gone_after}");
+            operator.amend("secure/node.yaml", "gone_after: 11m", &limit)
+        })
+        .await?;
+        Ok(Some(Self {
+            scene,
+            machines: Vec::new(),
+            etcd,
+        }))
+    }
+
+    /// Lays a node out, without starting its agent.
+    pub(crate) fn add(&mut self, name: &str) -> anyhow::Result<usize> {
+        let [client, peer, metrics] = free_ports(3)?[..] else {
+            anyhow::bail!("three ports");
+        };
+        let mut node = self.scene.node(SECURE, name)?;
+        let client_url = format!("https://127.0.0.1:{client}");
+        node.configure(&format!(
+            "[etcd]\npeer_url = \"https://127.0.0.1:{peer}\"\nclient_url = \"{client_url}\"\n\
+             listen_peer_url = \"https://127.0.0.1:{peer}\"\nlisten_client_urls = [\"{client_url}\"]\n\
+             metrics_url = \"http://127.0.0.1:{metrics}\"\n"
+        ))?;
+        let kubelet = EtcdKubelet::start(&node, &self.etcd)?;
+        self.machines.push(Machine {
+            node,
+            kubelet,
+            client_url,
+        });
+        Ok(self.machines.len() - 1)
+    }
+
+    pub(crate) fn start(&mut self, name: &str) -> anyhow::Result<usize> {
+        let at = self.add(name)?;
+        self.machines[at].node.start()?;
+        Ok(at)
+    }
+
+    /// The machine goes, with all that is on it; what it said stays.
+    pub(crate) async fn destroy(&mut self, at: usize) -> anyhow::Result<String> {
+        let mut machine = self.machines.remove(at);
+        machine.node.kill().await?;
+        drop(machine.kubelet);
+        let name = machine.node.name().to_owned();
+        std::fs::remove_dir_all(machine.node.root())?;
+        std::fs::remove_dir_all(machine.node.state())?;
+        Ok(name)
+    }
+
+    pub(crate) fn status(&self, at: usize) -> anyhow::Result<NodeStatus> {
+        self.scene.status(&self.machines[at].node)
+    }
+
+    pub(crate) async fn until_role(&self, at: usize, role: EtcdRole) -> anyhow::Result<NodeStatus> {
+        let machine = &self.machines[at];
+        let what = format!("{} is {role:?}", machine.node.name());
+        let found = eventually(&what, PATIENCE, async || {
+            let status = self.scene.status(&machine.node)?;
+            let etcd = status.etcd.clone().context("no word of etcd")?;
+            let calm = role != EtcdRole::Member || etcd.why.is_empty();
+            ensure!(etcd.role == role && calm, "{etcd:?}, {:?}", status.error);
+            Ok(status)
+        })
+        .await;
+        found.with_context(|| {
+            let log = machine.node.log().unwrap_or_default();
+            let etcd = machine.kubelet.log();
+            let last = |text: &str| {
+                let lines: Vec<&str> = text.lines().rev().take(30).collect();
+                lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+            };
+            format!("its agent:\n{}\nits etcd:\n{}", last(&log), last(&etcd))
+        })
+    }
+
+    pub(crate) async fn until_members(&self) -> anyhow::Result<()> {
+        for at in 0..self.machines.len() {
+            self.until_role(at, EtcdRole::Member).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn identity(&self) -> anyhow::Result<EtcdIdentity> {
+        let secrets = self.secrets("kube-apiserver")?;
+        let read = |name: &str| std::fs::read(secrets.join(name));
+        EtcdIdentity::from_pem(
+            &read("etcd-ca.crt")?,
+            &read("etcd-client.crt")?,
+            &read("etcd-client.key")?,
+        )
+        .map_err(anyhow::Error::msg)
+    }
+
+    /// The secrets of a pod on the first machine.
+    pub(crate) fn secrets(&self, pod: &str) -> anyhow::Result<PathBuf> {
+        let of_pod = self.machines[0].node.kubernetes().join("secrets").join(pod);
+        let mut digests = std::fs::read_dir(of_pod)?;
+        Ok(digests.next().context("no secret directory")??.path())
+    }
+
+    pub(crate) fn client(&self, at: usize) -> anyhow::Result<EtcdClient> {
+        let url = &self.machines[at].client_url;
+        Ok(EtcdClient::new(&self.identity()?, url)?)
+    }
+
+    /// Names of the members with a vote, as a linearizable list has them.
+    pub(crate) async fn voters(&self, at: usize) -> anyhow::Result<Vec<String>> {
+        let list = self.client(at)?.member_list().await?;
+        let mut names: Vec<String> = list
+            .into_iter()
+            .filter(|m| !m.is_learner)
+            .map(|m| m.name)
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The fence of the first generation.
+    pub(crate) fn fence(&self) -> anyhow::Result<Vec<u8>> {
+        let key = keys::etcd_fence(Generation::FIRST);
+        Ok(std::fs::read(self.scene.bucket.object(&key))?)
+    }
+
+    /// One cluster, and no more.
+    pub(crate) async fn one_cluster(&self) -> anyhow::Result<()> {
+        let mut ids = Vec::new();
+        for at in 0..self.machines.len() {
+            ids.push(self.client(at)?.status().await?.cluster_id);
+        }
+        ids.dedup();
+        ensure!(ids.len() == 1, "{ids:x?}");
+        Ok(())
+    }
+
+    pub(crate) fn data(&self, at: usize) -> PathBuf {
+        self.machines[at].node.root().join("var/lib/etcd/1")
+    }
+}

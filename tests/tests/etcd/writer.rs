@@ -1,0 +1,127 @@
+//! A client that writes without a pause, and remembers what etcd said it has.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use anyhow::{Context as _, ensure};
+use platform_tests::tools;
+
+use super::stage::Stage;
+
+#[derive(Clone)]
+pub(crate) struct Etcdctl {
+    program: PathBuf,
+    home: Arc<tempfile::TempDir>,
+}
+
+pub(crate) struct Writer {
+    etcdctl: Etcdctl,
+    endpoints: Arc<Mutex<Vec<String>>>,
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<Mutex<Vec<u64>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Etcdctl {
+    pub(crate) fn of(stage: &Stage) -> anyhow::Result<Option<Self>> {
+        let Some(program) = tools::find("etcdctl") else {
+            return Ok(None);
+        };
+        let home = tempfile::TempDir::new()?;
+        // The machine that they are from may go.
+        let from = stage.secrets("kube-apiserver")?;
+        for name in ["etcd-ca.crt", "etcd-client.crt", "etcd-client.key"] {
+            std::fs::copy(from.join(name), home.path().join(name))?;
+        }
+        Ok(Some(Self {
+            program,
+            home: Arc::new(home),
+        }))
+    }
+
+    pub(crate) fn run(&self, endpoints: &[String], arguments: &[&str]) -> std::io::Result<Output> {
+        let file = |name: &str| self.home.path().join(name).display().to_string();
+        Command::new(&self.program)
+            .env("ETCDCTL_API", "3")
+            .arg(format!("--endpoints={}", endpoints.join(",")))
+            .arg(format!("--cacert={}", file("etcd-ca.crt")))
+            .arg(format!("--cert={}", file("etcd-client.crt")))
+            .arg(format!("--key={}", file("etcd-client.key")))
+            .args(["--command-timeout=3s", "--dial-timeout=2s"])
+            .args(arguments)
+            .output()
+    }
+}
+
+impl Writer {
+    pub(crate) fn start(etcdctl: Etcdctl, endpoints: Vec<String>) -> Self {
+        let endpoints = Arc::new(Mutex::new(endpoints));
+        let stop = Arc::new(AtomicBool::new(false));
+        let acknowledged = Arc::new(Mutex::new(Vec::new()));
+        let thread = {
+            let (endpoints, stop) = (Arc::clone(&endpoints), Arc::clone(&stop));
+            let (acknowledged, etcdctl) = (Arc::clone(&acknowledged), etcdctl.clone());
+            std::thread::spawn(move || {
+                for n in 0_u64.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let now = endpoints.lock().unwrap().clone();
+                    let key = format!("/writer/{n:08}");
+                    let put = etcdctl.run(&now, &["put", &key, "x"]);
+                    if put.is_ok_and(|output| output.status.success()) {
+                        acknowledged.lock().unwrap().push(n);
+                    }
+                }
+            })
+        };
+        Self {
+            etcdctl,
+            endpoints,
+            stop,
+            acknowledged,
+            thread: Some(thread),
+        }
+    }
+
+    pub(crate) fn goes_to(&self, endpoints: Vec<String>) {
+        *self.endpoints.lock().unwrap() = endpoints;
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.acknowledged.lock().unwrap().len()
+    }
+
+    /// Ends it, and looks for each write that was acknowledged.
+    pub(crate) fn check(mut self) -> anyhow::Result<usize> {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().context("a thread")?;
+        ensure!(thread.join().is_ok(), "the writer panicked");
+        let endpoints = self.endpoints.lock().unwrap().clone();
+        let all = self
+            .etcdctl
+            .run(&endpoints, &["get", "--prefix", "/writer/", "--keys-only"])?;
+        ensure!(all.status.success(), "{all:?}");
+        let text = String::from_utf8_lossy(&all.stdout).into_owned();
+        let acknowledged = self.acknowledged.lock().unwrap();
+        for n in &*acknowledged {
+            ensure!(
+                text.contains(&format!("/writer/{n:08}")),
+                "write {n} was acknowledged and is lost"
+            );
+        }
+        Ok(acknowledged.len())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
