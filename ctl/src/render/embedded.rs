@@ -23,6 +23,7 @@ pub const EMBEDDED: &[(&str, &str)] = files![
     "secure/addons.yaml.j2",
     "secure/etcd.yaml.j2",
     "secure/files/addons/rights.yaml.j2",
+    "secure/files/etcd/base.yaml.j2",
     "secure/files/kube-apiserver/audit-policy.yaml.j2",
     "secure/files/kube-apiserver/authentication.yaml.j2",
     "secure/files/kube-proxy/config.yaml.j2",

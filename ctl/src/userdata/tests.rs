@@ -154,7 +154,7 @@ fn every_unknown_name_is_told_at_once_with_its_line() {
     };
     assert_eq!(problems.len(), 2, "{problems:#?}");
     assert!(
-        problems[0].contains(".j2:32: `agent_sha265` is undefined (did you mean `agent_sha256`?)"),
+        problems[0].contains(".j2:34: `agent_sha265` is undefined (did you mean `agent_sha256`?)"),
         "{problems:#?}"
     );
     assert!(

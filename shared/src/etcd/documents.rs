@@ -15,7 +15,7 @@ pub const ETCD_FORMAT: u32 = 1;
 pub type FenceMember = MemberFacts;
 
 /// `etcd/<generation>/cluster.json`: the members that form this generation. Whoever's content is there, is the fence.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fence {
     /// See [`ETCD_FORMAT`].
@@ -29,7 +29,7 @@ pub struct Fence {
 }
 
 /// `etcd/<generation>/started/<node>.json`: this node has begun with its generation, once.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StartTicket {
     /// See [`ETCD_FORMAT`].

@@ -32,7 +32,7 @@ pub struct ClusterView {
 }
 
 /// A change of the membership.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Membership {
     /// A member goes.
     Remove {

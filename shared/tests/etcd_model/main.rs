@@ -14,15 +14,15 @@ mod world;
 use stateright::{Checker as _, HasDiscoveries, Model as _, Property};
 
 use shared::etcd::{Form, Step};
-use world::{Break, Model, World};
+use world::{Break, Model, Request, World};
 
 /// What may happen.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Action {
     Agent(usize, Step),
     Start(usize),
-    Deliver(usize),
-    Lose(usize),
+    Deliver(Request),
+    Lose(Request),
     Crash(usize),
     Die(usize),
     Cut(usize),
@@ -43,9 +43,9 @@ impl stateright::Model for Model {
     }
 
     fn actions(&self, world: &World, actions: &mut Vec<Action>) {
-        for at in 0..world.requests.len() {
-            actions.push(Action::Deliver(at));
-            actions.push(Action::Lose(at));
+        for request in &world.requests {
+            actions.push(Action::Deliver(request.clone()));
+            actions.push(Action::Lose(request.clone()));
         }
         for (n, machine) in world.machines.iter().enumerate() {
             if !machine.lives {
@@ -57,10 +57,8 @@ impl stateright::Model for Model {
                     step,
                     Step::WriteFence(_) | Step::TakeTicket(_) | Step::Change(_)
                 );
-                // At rest it only looks again.
-                let rests = matches!(step, Step::Rest(..));
-                let settled = rests && machine.seen == shared::etcd::Seen::default();
-                if !settled && !(sends && world.requests.len() >= UNDER_WAY) {
+                if !matches!(step, Step::Rest(..)) && !(sends && world.requests.len() >= UNDER_WAY)
+                {
                     actions.push(Action::Agent(n, step));
                 }
             }
@@ -94,32 +92,18 @@ impl stateright::Model for Model {
         let mut next = world.clone();
         let fault = |next: &mut World| next.faults -= 1;
         match action {
-            Action::Agent(n, step) => {
-                next.look(n, &step, self.broken);
-                let looked = matches!(
-                    step,
-                    Step::LookAtFence
-                        | Step::LookAtTicket
-                        | Step::LookAtGroup
-                        | Step::LookAtCluster
-                );
-                if !looked {
-                    next.act(n, step, self.broken);
-                }
-            }
+            Action::Agent(n, step) => next.act(n, step, self.broken),
             Action::Start(n) => next.start(n),
-            Action::Deliver(at) => next.deliver(at, self.broken),
-            Action::Lose(at) => drop(next.requests.remove(at)),
+            Action::Deliver(request) => next.deliver(request, self.broken),
+            Action::Lose(request) => drop(next.requests.remove(&request)),
             Action::Crash(n) => {
                 fault(&mut next);
                 next.machines[n].runs = false;
-                next.machines[n].seen = shared::etcd::Seen::default();
             }
             Action::Die(n) => {
                 fault(&mut next);
                 next.machines[n].runs = false;
                 next.machines[n].lives = false;
-                next.machines[n].seen = shared::etcd::Seen::default();
             }
             Action::Cut(n) => {
                 fault(&mut next);
@@ -136,7 +120,6 @@ impl stateright::Model for Model {
                 fault(&mut next);
                 let machine = &mut next.machines[n];
                 (machine.data, machine.memory, machine.runs) = (None, None, false);
-                machine.seen = shared::etcd::Seen::default();
             }
         }
         Some(next)

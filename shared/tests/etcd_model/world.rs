@@ -1,5 +1,7 @@
 //! The world around the decisions: machines, the bucket, and an etcd that is as careless as it may be.
 
+use std::collections::BTreeSet;
+
 use shared::documents::Nonce;
 use shared::etcd::{
     ClusterView, Fence, FenceSeen, Form, Generation, MemberFacts, MemberSeen, Membership, Memory,
@@ -28,14 +30,12 @@ pub(crate) struct Machine {
     pub(crate) cut: bool,
     /// It was cut once: who comes back in the moment of its removal is removed.
     pub(crate) was_cut: bool,
-    /// What its agent has looked at since its last deed; gone with a crash.
-    pub(crate) seen: Seen,
     /// Nonces used.
     pub(crate) nonces: u8,
 }
 
 /// A request that was sent: it may arrive, arrive late, or never.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Request {
     Fence(Fence),
     Ticket(usize, StartTicket),
@@ -57,13 +57,13 @@ pub(crate) struct World {
     pub(crate) machines: Vec<Machine>,
     pub(crate) fence: Option<Fence>,
     pub(crate) tickets: Vec<Option<StartTicket>>,
-    pub(crate) requests: Vec<Request>,
+    pub(crate) requests: BTreeSet<Request>,
     /// The members of the cluster, once a quorum of those that form it has been there.
     pub(crate) cluster: Vec<Listed>,
     /// Every cluster that a member was ever begun for as `new`.
-    pub(crate) begun: Vec<u64>,
+    pub(crate) begun: BTreeSet<u64>,
     /// Every member that ever had data.
-    pub(crate) had_data: Vec<u64>,
+    pub(crate) had_data: BTreeSet<u64>,
     /// A member with a vote began without the data that it had.
     pub(crate) amnesia: bool,
     /// A change was made after which no quorum was there.
@@ -73,6 +73,8 @@ pub(crate) struct World {
     /// Faults that may still happen.
     pub(crate) faults: u8,
     pub(crate) replaced: bool,
+    /// Numbers given to members that were added.
+    pub(crate) added: u64,
 }
 
 /// What the world does wrong, so that the checker is seen to find it.
@@ -148,7 +150,6 @@ impl Model {
                 lives: true,
                 cut: false,
                 was_cut: false,
-                seen: Seen::default(),
                 nonces: 0,
             }
         };
@@ -181,19 +182,21 @@ impl Model {
                 .map(|n| members.contains(&n).then(|| ticket(n)))
                 .collect(),
             machines,
-            requests: Vec::new(),
+            requests: BTreeSet::new(),
             had_data: members.iter().map(|n| *n as u64 + 1).collect(),
             cluster: members.iter().map(listed).collect(),
-            begun: Vec::new(),
+            begun: BTreeSet::new(),
             amnesia: false,
             lost_quorum: false,
             removed_healthy: false,
             faults: self.faults,
             replaced: false,
+            added: 0,
         }
     }
 
-    /// What the agent of a machine would do now.
+    /// What the agent of a machine does now: it looks at all that it asks for, in one moment. What it then asks of others
+    /// arrives later, if at all; what it does to its own machine is done at once.
     pub(crate) fn decide(&self, world: &World, n: usize) -> Step {
         let machine = &world.machines[n];
         let own = Own {
@@ -202,7 +205,14 @@ impl Model {
             has_data: machine.data.is_some(),
         };
         let nonce = Nonce::of(n as u128 * 16 + u128::from(machine.nonces));
-        next_step(&self.settings, &own, &machine.seen, &nonce)
+        let mut seen = Seen::default();
+        for _ in 0..8 {
+            let step = next_step(&self.settings, &own, &seen, &nonce);
+            if !world.look(n, &step, self.broken, &mut seen) {
+                return step;
+            }
+        }
+        panic!("it only looks");
     }
 }
 
@@ -241,29 +251,19 @@ impl World {
         })
     }
 
-    /// Shows a machine what it asks for.
-    pub(crate) fn look(&mut self, n: usize, step: &Step, broken: Break) {
+    /// Shows a machine what it asks for; false where it asks for nothing.
+    fn look(&self, n: usize, step: &Step, broken: Break, seen: &mut Seen) -> bool {
         match step {
             Step::LookAtFence => {
                 let fence = self.fence.clone();
-                self.machines[n].seen.fence = fence.map_or(FenceSeen::Absent, FenceSeen::There);
+                seen.fence = fence.map_or(FenceSeen::Absent, FenceSeen::There);
             }
             Step::LookAtTicket => {
-                let mut ticket = self.tickets[n].clone();
-                if broken == Break::TicketForAnyone {
-                    ticket = None;
-                    if let Some(Memory {
-                        form: Form::New { nonce, .. },
-                        ..
-                    }) = &self.machines[n].memory
-                    {
-                        ticket = self.tickets[n].clone().map(|t| StartTicket {
-                            nonce: nonce.clone(),
-                            ..t
-                        });
-                    }
-                }
-                self.machines[n].seen.ticket = ticket.map_or(TicketSeen::Absent, TicketSeen::There);
+                let ticket = match broken {
+                    Break::TicketForAnyone => self.anyones_ticket(n),
+                    _ => self.tickets[n].clone(),
+                };
+                seen.ticket = ticket.map_or(TicketSeen::Absent, TicketSeen::There);
             }
             Step::LookAtGroup => {
                 // The status of a machine that died is still there, and still looks fresh.
@@ -272,21 +272,29 @@ impl World {
                     waits: m.data.is_none() && m.memory.is_none(),
                     had_data: m.memory.as_ref().is_some_and(|m| m.form == Form::Sealed),
                 };
-                let all = self.machines.iter().enumerate().map(registered).collect();
-                self.machines[n].seen.group = Some(all);
+                seen.group = Some(self.machines.iter().enumerate().map(registered).collect());
             }
             Step::LookAtCluster => {
-                let view = self.view(n, broken == Break::DeadByHearsay);
-                self.machines[n].seen.cluster = Some(view);
+                seen.cluster = Some(self.view(n, broken == Break::DeadByHearsay));
             }
-            _ => {}
+            _ => return false,
         }
+        true
+    }
+
+    fn anyones_ticket(&self, n: usize) -> Option<StartTicket> {
+        let memory = self.machines[n].memory.as_ref()?;
+        let Form::New { nonce, .. } = &memory.form else {
+            return None;
+        };
+        let ticket = self.tickets[n].clone()?;
+        let nonce = nonce.clone();
+        Some(StartTicket { nonce, ..ticket })
     }
 
     /// Carries out what a machine decided; what leaves the machine is only sent.
     pub(crate) fn act(&mut self, n: usize, step: Step, broken: Break) {
         let machine = &mut self.machines[n];
-        machine.seen = Seen::default();
         match step {
             Step::Remember(mut memory) => {
                 if broken == Break::NeverSealed
@@ -304,9 +312,9 @@ impl World {
                 machine.data = None;
                 machine.runs = false;
             }
-            Step::WriteFence(fence) => self.requests.push(Request::Fence(fence)),
-            Step::TakeTicket(ticket) => self.requests.push(Request::Ticket(n, ticket)),
-            Step::Change(change) => self.requests.push(Request::Change(n, change)),
+            Step::WriteFence(fence) => drop(self.requests.insert(Request::Fence(fence))),
+            Step::TakeTicket(ticket) => drop(self.requests.insert(Request::Ticket(n, ticket))),
+            Step::Change(change) => drop(self.requests.insert(Request::Change(n, change))),
             _ => {}
         }
     }
@@ -325,9 +333,7 @@ impl World {
             // etcd asks the others whether it has been here before; where nobody answers, it begins all the same.
             Form::New { started: true, .. } => {
                 let (cluster, id) = (cluster_of(&memory), n as u64 + 1);
-                if !self.begun.contains(&cluster) {
-                    self.begun.push(cluster);
-                }
+                self.begun.insert(cluster);
                 self.begin(n, Data { cluster, id });
                 let formed = self.machines.iter().filter(|m| {
                     m.runs && m.data.is_some_and(|d| d.cluster == cluster && d.id < 10)
@@ -364,16 +370,15 @@ impl World {
         if self.had_data.contains(&key) && votes {
             self.amnesia = true;
         }
-        if !self.had_data.contains(&key) {
-            self.had_data.push(key);
-        }
+        self.had_data.insert(key);
         self.machines[n].data = Some(data);
         self.machines[n].runs = true;
     }
 
     /// A request arrives.
-    pub(crate) fn deliver(&mut self, at: usize, broken: Break) {
-        match self.requests.remove(at) {
+    pub(crate) fn deliver(&mut self, request: Request, broken: Break) {
+        self.requests.remove(&request);
+        match request {
             Request::Fence(fence) => {
                 if self.fence.is_none() || broken == Break::FenceOverwritten {
                     self.fence = Some(fence);
@@ -410,7 +415,8 @@ impl World {
                 if known {
                     return;
                 }
-                let id = 10 + self.had_data.len() as u64 + self.cluster.len() as u64;
+                self.added += 1;
+                let id = 10 + self.added;
                 self.cluster.push(Listed {
                     id,
                     node: n,
