@@ -243,7 +243,10 @@ impl Agent {
         if before.is_none_or(|b| (b.role, &b.why) != (role, &why)) {
             tracing::info!(?role, why, generation = %pass.settings.generation, "etcd");
         }
-        let sealed = own.memory.as_ref().is_some_and(|m| m.form == Form::Sealed);
+        // What it remembers of an earlier generation says nothing about this one: a restore begins with it.
+        let of_this = |m: &&Memory| m.generation >= pass.settings.generation;
+        let memory = own.memory.as_ref().filter(of_this);
+        let sealed = memory.is_some_and(|m| m.form == Form::Sealed);
         let now = Instant::now();
         let interval = LOOK_INTERVAL.min(pass.section.gone_after.get() / 4);
         let at_rest = matches!(role, EtcdRole::Member | EtcdRole::Spare) && why_is_calm(role, &why);
