@@ -1,5 +1,6 @@
 # What a machine may do, by its group. The bucket's prefixes are the boundary: a group reads its own, a machine writes its
-# own status and its group's rollout. No machine may list more than its group's reports, delete, reach operator/, or encrypt.
+# own status and its group's rollout. No machine may list more than its group's reports and, on secure, etcd/; delete anything but
+# old backups; reach operator/; or encrypt.
 
 data "aws_kms_key" "master" {
   key_id = var.kms_master_id
@@ -63,6 +64,20 @@ data "aws_iam_policy_document" "machine" {
       test     = "StringLike"
       variable = "s3:prefix"
       values   = concat(["nodes/${each.key}/*"], [for prefix in local.own_prefixes[each.key] : "${prefix}*"])
+    }
+  }
+
+  # A backup goes when newer ones stand for it. The bucket keeps versions: what a machine deletes is there for 30 days more, and
+  # no machine may delete a version.
+  dynamic "statement" {
+    for_each = each.key == "secure" ? ["retire"] : []
+    content {
+      sid     = "RetireBackups"
+      actions = ["s3:DeleteObject"]
+      resources = [
+        "${local.bucket_arn}/etcd/*/backups/*",
+        "${local.bucket_arn}/etcd/*/snapshots/*",
+      ]
     }
   }
 

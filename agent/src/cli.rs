@@ -40,6 +40,38 @@ pub enum Command {
     Verify(ConfigArgs),
     /// Suspend repair and adoption on this node, for a person who works on it; or end that.
     Hold(HoldArgs),
+    /// Ask this machine's etcd: its members, a backup now, defragmentation.
+    Etcd(EtcdArgs),
+}
+
+/// What to ask of etcd.
+#[derive(Debug, Args)]
+pub struct EtcdArgs {
+    /// The configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: EtcdVerb,
+}
+
+/// A verb about etcd. Each speaks to the member on this machine, with what the adopted release brought for that.
+#[derive(Debug, Subcommand)]
+pub enum EtcdVerb {
+    /// Show every member: role, version, revision, size, what is wrong with it.
+    Members(EtcdMembersArgs),
+    /// Take a backup now, whether or not one is due.
+    Backup,
+    /// Have every member rewrite its database without holes, one at a time, the leader last.
+    Defrag,
+}
+
+/// How to show members.
+#[derive(Debug, Args)]
+pub struct EtcdMembersArgs {
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Which configuration.

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -9,13 +10,15 @@ use shared::documents::Hold;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::cli::{Command, HoldArgs};
+use crate::cli::{Command, EtcdArgs, EtcdVerb, HoldArgs};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, ConfigError};
 use crate::disk::{DiskError, verify_offline};
 use crate::engine::{Agent, Ended, Outcome};
+use crate::etcd::{self, Material};
 use crate::hold::HoldFile;
 use crate::metrics::Metrics;
+use crate::status::NodeIdentity;
 use crate::systemd::ServiceManager;
 use crate::{http, parts, starting};
 
@@ -42,6 +45,7 @@ pub async fn carry_out(command: Command) -> anyhow::Result<Exit> {
         Command::Once(args) => once(&Config::load(&args.config)?).await,
         Command::Verify(args) => verify(&Config::load(&args.config)?),
         Command::Hold(args) => hold(&args),
+        Command::Etcd(args) => Box::pin(etcd(&args)).await,
     }
 }
 
@@ -210,6 +214,56 @@ fn hold(args: &HoldArgs) -> anyhow::Result<Exit> {
         None => "held until lifted with `platform-agent hold --lift`".to_owned(),
     })?;
     Ok(Exit::Done)
+}
+
+async fn etcd(args: &EtcdArgs) -> anyhow::Result<Exit> {
+    let config = Config::load(&args.config)?;
+    let material = Material::of_paths(&parts::paths(&config)).map_err(anyhow::Error::msg)?;
+    let (identity, client) = (material.etcd.clone(), material.client());
+    let client = client.map_err(anyhow::Error::msg)?;
+    match &args.verb {
+        EtcdVerb::Members(args) => {
+            let looks = etcd::look(&client, &identity).await?;
+            if args.json {
+                let views: Vec<_> = looks.iter().map(etcd::MemberLook::view).collect();
+                say(&serde_json::to_string_pretty(&views)?)?;
+            } else {
+                looks.iter().try_for_each(|look| say(&look.line()))?;
+            }
+            // A member that does not answer, or says that something is wrong with it.
+            let unwell =
+                |l: &etcd::MemberLook| !l.status.as_ref().is_ok_and(|s| s.errors.is_empty());
+            Ok(match looks.iter().any(unwell) {
+                true => Exit::Differs,
+                false => Exit::Done,
+            })
+        }
+        EtcdVerb::Defrag => {
+            let mut told = Ok(());
+            let done = etcd::defragment(&client, &identity, |line| {
+                told = say(&line);
+            });
+            done.await?;
+            told?;
+            Ok(Exit::Done)
+        }
+        EtcdVerb::Backup => {
+            let node = parts::facts(&config)?.id;
+            let identity = NodeIdentity {
+                environment: config.environment.clone(),
+                group: config.group.clone(),
+                node,
+            };
+            let store = parts::store(&config).await?;
+            let context = material.context(store, identity, Arc::new(SystemClock));
+            let taken = context.map_err(anyhow::Error::msg)?.take().await?;
+            say(&format!(
+                "backup {} of generation {}: {} bytes",
+                taken.name, taken.generation, taken.plain_bytes
+            ))?;
+            Ok(Exit::Done)
+        }
+    }
 }
 
 fn hold_file(state_directory: &Path) -> anyhow::Result<HoldFile> {

@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
-use shared::documents::{RolloutReport, Transition};
+use shared::documents::{BackupReport, RolloutReport, Transition};
 use tokio::time::Instant;
 
 /// Polls may fail for so many periods before the node counts as unhealthy.
@@ -91,6 +91,14 @@ pub struct Metrics {
     pub artifacts_installed: Counter,
     /// Unit restarts asked for.
     pub unit_restarts: Counter,
+    /// When the newest good backup of etcd was begun, in Unix seconds; 0 where this node knows of none.
+    pub backup_timestamp: Gauge,
+    /// How long that backup is, in bytes.
+    pub backup_bytes: Gauge,
+    /// 1 where the node's last attempt to take or find a backup failed.
+    pub backup_failed: Gauge,
+    /// 1 where the release says how etcd is backed up.
+    pub backup_wanted: Gauge,
     /// 1 while the node holds a slot of its group's rollout.
     pub slot: Gauge,
     /// 1 while the node cannot go back to the release before.
@@ -142,6 +150,10 @@ impl Metrics {
             update_rejected: Gauge::default(),
             artifacts_installed: Counter::default(),
             unit_restarts: Counter::default(),
+            backup_timestamp: Gauge::default(),
+            backup_bytes: Gauge::default(),
+            backup_failed: Gauge::default(),
+            backup_wanted: Gauge::default(),
             slot: Gauge::default(),
             revert_failed: Gauge::default(),
             reverted_release_number: Gauge::default(),
@@ -211,6 +223,26 @@ impl Metrics {
                 "slot",
                 "1 while the node holds a slot of its group's rollout",
                 &m.slot,
+            ),
+            (
+                "etcd_backup_timestamp_seconds",
+                "When the newest good backup of etcd was begun, 0 for none",
+                &m.backup_timestamp,
+            ),
+            (
+                "etcd_backup_bytes",
+                "Length of the newest good backup of etcd",
+                &m.backup_bytes,
+            ),
+            (
+                "etcd_backup_failed",
+                "1 where the last attempt to back etcd up failed",
+                &m.backup_failed,
+            ),
+            (
+                "etcd_backup_wanted",
+                "1 where the release says how etcd is backed up",
+                &m.backup_wanted,
             ),
             (
                 "revert_failed",
@@ -294,6 +326,18 @@ impl Metrics {
         let reverted = report.reverted.as_ref().map(|r| r.release.get());
         let reverted = reverted.and_then(|n| i64::try_from(n).ok());
         self.reverted_release_number.set(reverted.unwrap_or(0));
+    }
+
+    /// What the node knows about etcd's backups.
+    pub fn backup(&self, report: Option<&BackupReport>) {
+        let last = report.and_then(|r| r.last.as_ref());
+        self.backup_wanted.set(i64::from(report.is_some()));
+        self.backup_timestamp
+            .set(last.map_or(0, |last| last.name.at().as_second()));
+        let bytes = last.map_or(0, |last| i64::try_from(last.bytes).unwrap_or(i64::MAX));
+        self.backup_bytes.set(bytes);
+        let failed = report.is_some_and(|r| r.failed.is_some());
+        self.backup_failed.set(i64::from(failed));
     }
 
     /// A poll has just succeeded, at `now` in Unix seconds.

@@ -100,6 +100,7 @@ fn status(identity: &NodeIdentity, kind: &str, message: &str, now: Timestamp) ->
         etcd: None,
         metadata_expires: None,
         rollout: RolloutReport::default(),
+        backup: None,
         written_at: now,
     }
 }

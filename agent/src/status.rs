@@ -143,6 +143,7 @@ mod tests {
             etcd: None,
             metadata_expires: None,
             rollout: RolloutReport::default(),
+            backup: None,
             written_at: Timestamp::UNIX_EPOCH,
         }
     }

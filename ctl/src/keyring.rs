@@ -3,6 +3,7 @@
 use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
 use jiff::Timestamp;
+use shared::bundle::new_identity;
 use shared::digest::Sha256Digest;
 use shared::documents::{GroupKey, GroupKeys, KeyringContent, open_keyring, seal_keyring};
 use shared::limits;
@@ -16,6 +17,7 @@ use shared::trust::{KeyringMark, ReleaseTarget};
 use shared::wrap::KeyWrap;
 
 use crate::context::Context;
+use crate::env::SECURE;
 use crate::exit::mistake;
 use crate::pki::{Names, complete};
 use crate::publish::last_signed;
@@ -166,6 +168,18 @@ pub async fn draft(context: &Context, now: Timestamp) -> anyhow::Result<Draft> {
         if !content.groups.contains_key(group) {
             content.groups.insert(group.clone(), new_group(now).await?);
             changes.push(format!("made the keys of group {group}"));
+        }
+    }
+    // Backups are made where etcd runs.
+    if let Some(keys) = content
+        .groups
+        .iter_mut()
+        .find_map(|(name, keys)| (name.as_str() == SECURE).then_some(keys))
+        && keys.backup_identity.is_none()
+    {
+        keys.backup_identity = Some(new_identity());
+        if found.is_some() {
+            changes.push("made the key of etcd's backups".to_owned());
         }
     }
     let names = Names::of(&workspace.environment);
@@ -388,6 +402,7 @@ async fn new_group(now: Timestamp) -> anyhow::Result<GroupKeys> {
         repository,
         roots: vec![String::from_utf8(root.to_vec()).context("a root is text")?],
         group_key: GroupKey::generate(),
+        backup_identity: None,
         handover: false,
     })
 }

@@ -24,6 +24,7 @@ pub mod diff;
 pub mod doctor;
 pub mod engine_version;
 pub mod env;
+pub mod etcd;
 pub mod exit;
 pub mod expiry;
 pub mod gc;

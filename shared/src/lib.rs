@@ -2,6 +2,7 @@
 //!
 //! Everything both must agree on is here and nowhere else:
 //! - [`names`], [`limits`], [`digest`]: the small types every other module speaks in;
+//! - [`backup`]: etcd's backups: their manifest, schedule and encryption;
 //! - [`bundle`]: a release as an index and files, packed and strictly unpacked;
 //! - [`artifact`]: the strict archive of many files that an artifact may be;
 //! - [`wrap`]: how a release's age identity is wrapped, by AWS KMS or by a local key file;
@@ -26,6 +27,7 @@
 )]
 
 pub mod artifact;
+pub mod backup;
 pub mod bundle;
 pub mod check;
 pub mod digest;

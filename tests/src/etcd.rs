@@ -96,6 +96,25 @@ impl Certificates {
         })
     }
 
+    /// Those that a node has adopted, copied under `directory`, which outlives what a later release replaces.
+    ///
+    /// # Errors
+    /// A pod whose secrets are not there.
+    pub fn of_node(kubernetes: &Path, directory: &Path) -> anyhow::Result<Self> {
+        for pod in ["etcd", "kube-apiserver"] {
+            let versions = std::fs::read_dir(kubernetes.join("secrets").join(pod))?;
+            let version = versions.last().context("a secret directory")??;
+            std::fs::create_dir_all(directory.join(pod))?;
+            for file in std::fs::read_dir(version.path())? {
+                let file = file?;
+                std::fs::copy(file.path(), directory.join(pod).join(file.file_name()))?;
+            }
+        }
+        Ok(Self {
+            directory: directory.to_owned(),
+        })
+    }
+
     /// What the agent comes to etcd with.
     ///
     /// # Errors

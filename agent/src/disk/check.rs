@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::Timestamp;
+use shared::backup::{BackupSettings, RestoreOrder, recipient_of};
 use shared::bundle::Release;
 use shared::check::certificate::{CertProblem, check_pem_files};
 use shared::check::manifest::{ManifestProblem, PodSummary, check_manifest};
@@ -14,12 +15,18 @@ use shared::check::set::{SetProblem, check_set};
 use shared::digest::Sha256Digest;
 use shared::documents::GroupKey;
 use shared::names::{EntryPath, Place, ReleaseNumber};
+use shared::secret::SecretText;
 
 use super::ledger::{Ledger, OwnedFile};
 use super::paths::{OwnedPath, OwnedPlace, SecretDirectory};
 
-/// The one file that a release may bring for the agent itself.
+/// The group's key, which every release brings.
 const GROUP_KEY: &str = "group.key";
+/// What orders a restore of etcd, and what opens the backup.
+const RESTORE: &str = "etcd-restore.json";
+const RESTORE_IDENTITY: &str = "etcd-restore.key";
+/// How etcd is backed up.
+const BACKUP_SETTINGS: &str = "etcd-backup.json";
 
 /// One reason why a release is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -229,17 +236,31 @@ fn check_agent_files(release: &Release, problems: &mut Vec<CheckProblem>) {
         let Place::Agent(name) = entry.path.place() else {
             continue;
         };
-        let is_key = || {
-            let text = std::str::from_utf8(bytes.expose()).ok();
-            text.is_some_and(|text| text.parse::<GroupKey>().is_ok())
-        };
-        let why = if name != GROUP_KEY {
-            "this agent does not know that file"
-        } else if entry.mode.bits() & 0o077 != 0 {
-            "its mode lets others read it"
-        } else if !is_key() {
-            "it is not a group key"
+        let text = std::str::from_utf8(bytes.expose()).ok();
+        let why = if entry.mode.bits() & 0o077 != 0 {
+            Some("its mode lets others read it")
         } else {
+            match name {
+                GROUP_KEY => (!text.is_some_and(|text| text.parse::<GroupKey>().is_ok()))
+                    .then_some("it is not a group key"),
+                BACKUP_SETTINGS => BackupSettings::from_file(bytes.expose())
+                    .is_err()
+                    .then_some("it does not say how etcd is backed up"),
+                RESTORE => {
+                    let index = release.index();
+                    let order =
+                        RestoreOrder::from_file(bytes.expose(), &index.environment, &index.group);
+                    order.is_err().then_some("it orders no restore that can be")
+                }
+                RESTORE_IDENTITY => {
+                    let text = text.map(|text| SecretText::new(text.trim().to_owned()));
+                    (!text.is_some_and(|text| recipient_of(&text).is_ok()))
+                        .then_some("it is no age identity")
+                }
+                _ => Some("this agent does not know that file"),
+            }
+        };
+        let Some(why) = why else {
             continue;
         };
         problems.push(CheckProblem::AgentFile {

@@ -42,6 +42,7 @@ pub use check::{CheckError, CheckProblem, CheckedRelease};
 pub use compare::DriftKind;
 pub use error::{DiskError, Obstacle};
 pub use ledger::{Committed, Ledger, OwnedFile};
+pub(crate) use observe::read as read_bounded;
 pub use paths::{InvalidOwnedPath, NodePaths, OwnedPath, OwnedPlace, SecretDirectory};
 pub use plan::{Plan, TakeOver};
 pub use pod_end::{HostPorts, PodEnd, PodEnded};
@@ -155,17 +156,7 @@ impl Disk {
     /// # Errors
     /// [`DiskError::Io`] where it can't be read.
     pub fn owned_bytes(&self, entry: &str) -> Result<Option<SecretBytes>, DiskError> {
-        let is_it = |file: &&OwnedFile| match file.path.place() {
-            OwnedPlace::Secret { directory, name } => {
-                entry == format!("secrets/{}/{name}", directory.pod)
-            }
-            _ => file.path.as_str() == entry,
-        };
-        let Some(file) = self.ledger.files.iter().find(is_it) else {
-            return Ok(None);
-        };
-        let bytes = observe::read(&self.paths.resolve(&file.path), limits::FILE_BYTES)?;
-        Ok(bytes.filter(|bytes| Sha256Digest::of(bytes.expose()) == file.sha256))
+        owned_bytes(&self.paths, &self.ledger, entry)
     }
 
     /// When the first certificate in the files that the agent owns expires; none where there is none, or none can be read.
@@ -229,6 +220,28 @@ impl Disk {
         observed.pods = observe::observe_pods(&self.paths, &self.ledger)?;
         Ok(observed)
     }
+}
+
+/// As [`Disk::owned_bytes`], where the ledger was read without opening the disk.
+///
+/// # Errors
+/// As [`Disk::owned_bytes`].
+pub fn owned_bytes(
+    paths: &NodePaths,
+    ledger: &Ledger,
+    entry: &str,
+) -> Result<Option<SecretBytes>, DiskError> {
+    let is_it = |file: &&OwnedFile| match file.path.place() {
+        OwnedPlace::Secret { directory, name } => {
+            entry == format!("secrets/{}/{name}", directory.pod)
+        }
+        _ => file.path.as_str() == entry,
+    };
+    let Some(file) = ledger.files.iter().find(is_it) else {
+        return Ok(None);
+    };
+    let bytes = observe::read(&paths.resolve(&file.path), limits::FILE_BYTES)?;
+    Ok(bytes.filter(|bytes| Sha256Digest::of(bytes.expose()) == file.sha256))
 }
 
 /// As [`Disk::group_key`], where the disk could not be opened.

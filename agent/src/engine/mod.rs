@@ -6,6 +6,7 @@
 //! [`crate::clock::judge`]. Whatever fails, the files on disk stay, and the next poll tries again.
 
 mod adopt;
+mod backup;
 mod care;
 mod choose;
 mod clean;
@@ -36,6 +37,7 @@ use tokio::time::Instant;
 pub use choose::{Choice, ChoiceError, choose};
 use etcd::Etcd;
 
+use backup::Backups;
 pub use host::Host;
 use host::Patience;
 use rollout::Rollouts;
@@ -200,6 +202,7 @@ pub struct Agent {
     /// The release whose certificates were looked at for the metric.
     certificates_of: Option<ReleaseNumber>,
     rollouts: Rollouts,
+    backups: Backups,
     etcd: Etcd,
     reporter: Reporter,
 }
@@ -258,6 +261,7 @@ impl Agent {
             worked: false,
             certificates_of: None,
             rollouts: Rollouts::in_directory(&state, parts.host.zone.clone()),
+            backups: Backups::default(),
             etcd: Etcd::at(parts.host.etcd),
             reporter: Reporter::default(),
         }

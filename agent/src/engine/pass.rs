@@ -35,6 +35,7 @@ impl Agent {
             self.finish_up().await;
         }
         self.look_after_host().await;
+        self.look_after_backups().await;
         if self.hold.is_none() && std::mem::take(&mut self.held_back) {
             self.handled = None;
         }

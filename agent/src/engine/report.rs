@@ -119,6 +119,7 @@ impl Agent {
             etcd: self.etcd.report.clone(),
             metadata_expires: self.expires,
             rollout: self.rollout_report(),
+            backup: self.backups.report(),
             written_at: now,
         }
     }
@@ -152,6 +153,7 @@ impl Agent {
             .set(i64::try_from(self.foreign.len()).unwrap_or(i64::MAX));
         m.update_rejected
             .set(i64::from(status.update_rejected.is_some()));
+        m.backup(status.backup.as_ref());
         m.drift_watch.set(i64::from(self.drift.is_complete()));
         m.disk_is(match (self.disk_matches, status.release) {
             (_, None) => Some("no release has been adopted yet"),

@@ -41,7 +41,7 @@ const DEFRAGMENT: Duration = Duration::from_secs(600);
 /// Most of an answer that is read, in bytes (a snapshot's apart).
 const ANSWER_BYTES: usize = 4 * 1024 * 1024;
 /// Where the release has what a client of etcd needs: it is the API server's.
-const FILES: [&str; 3] = [
+pub(super) const FILES: [&str; 3] = [
     "secrets/kube-apiserver/etcd-ca.crt",
     "secrets/kube-apiserver/etcd-client.crt",
     "secrets/kube-apiserver/etcd-client.key",

@@ -9,6 +9,7 @@ mod destroy;
 mod dev;
 mod diff;
 mod doctor;
+mod etcd;
 mod explain;
 mod gc;
 mod history;
@@ -113,6 +114,8 @@ enum Verb {
     Secrets(secrets::SecretsArgs),
     /// Large public files of the machines: kubelet, CNI plugins, platform-agent itself.
     Artifacts(artifacts::ArtifactsArgs),
+    /// etcd: its members, its backups, and what is restored from them.
+    Etcd(etcd::EtcdArgs),
     /// The embedded default: a store and nodes on this machine.
     Dev(dev::DevArgs),
     /// Print a completion script for a shell.
@@ -176,6 +179,7 @@ impl Cli {
             Verb::Replace(args) => args.run(&directory).await,
             Verb::Secrets(args) => args.run(&directory).await,
             Verb::Artifacts(args) => args.run(&directory).await,
+            Verb::Etcd(args) => Box::pin(args.run(&directory)).await,
             Verb::Dev(args) => Box::pin(args.run(&directory)).await,
             Verb::Completions(args) => Ok(args.run()),
         }

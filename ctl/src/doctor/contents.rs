@@ -1,10 +1,13 @@
 //! What the secrets bucket holds: the keyring, when its certificates and the signatures run out, and backups.
 
 use jiff::Timestamp;
-use shared::store::{Backoff, with_retries};
+use shared::backup::BackupName;
+use shared::names::GroupName;
 
 use super::Line;
 use crate::context::Context;
+use crate::env::SECURE;
+use crate::etcd::{self, Backup, BackupState, state_of};
 use crate::expiry::{Expiry, expiries};
 use crate::keyring::{self, Keyring};
 use crate::publish::read_published;
@@ -39,11 +42,25 @@ pub(super) async fn check(context: &Context, now: Timestamp) -> Vec<Line> {
             "nothing can be published without it: mend what it says",
         )),
     }
-    if context.workspace.environment.on_aws() {
-        let listed = with_retries(Backoff::INTERACTIVE, || context.store.list(BACKUPS)).await;
-        lines.push(judge_backups(&listed.map_err(|e| e.to_string())));
+    if let Some(line) = backups(context, now).await {
+        lines.push(line);
     }
     lines
+}
+
+/// What is there to be relied on, where etcd runs. Without a keyring nothing was published, and nothing is believed.
+async fn backups(context: &Context, now: Timestamp) -> Option<Line> {
+    if !context.workspace.environment.on_aws() {
+        return None;
+    }
+    let group: GroupName = SECURE.parse().ok()?;
+    let keyring = keyring::read_existing(context).await.ok().flatten();
+    let keys = keyring.as_ref().and_then(|k| k.content.groups.get(&group));
+    let listed = match keys {
+        Some(keys) => etcd::list(context, &group, &keys.group_key).await,
+        None => Ok(Vec::new()),
+    };
+    Some(judge_backups(&listed.map_err(|e| e.to_string()), now))
 }
 
 async fn gather(context: &Context, keyring: &Keyring) -> anyhow::Result<Vec<Expiry>> {
@@ -97,20 +114,37 @@ fn judge_expiries(all: &[Expiry], now: Timestamp) -> Vec<Line> {
     soon.iter().map(line).collect()
 }
 
-fn judge_backups(listed: &Result<Vec<String>, String>) -> Line {
-    match listed {
-        Ok(keys) => match keys.iter().rfind(|key| key.contains("backup")) {
-            Some(newest) => Line::ok("backup", format!("the newest is {newest}")),
-            None => Line::warn(
+fn judge_backups(listed: &Result<Vec<Backup>, String>, now: Timestamp) -> Line {
+    let backups = match listed {
+        Ok(backups) => backups,
+        Err(error) => {
+            return Line::warn(
                 "backup",
-                "no backup of etcd",
-                "what runs in the cluster is on its secure machines alone: keep its manifests elsewhere",
-            ),
-        },
-        Err(error) => Line::warn(
+                format!("backups cannot be listed: {error}"),
+                "have s3:ListBucket allowed on the secrets bucket",
+            );
+        }
+    };
+    let good = backups.iter().find(|b| b.problem().is_none());
+    let damaged = backups.iter().filter(|b| b.problem().is_some()).count();
+    let name = good.map(|b| &b.name);
+    let state = state_of(name.map(BackupName::at), now);
+    match (state, damaged) {
+        (BackupState::None, 0) => Line::warn(
             "backup",
-            format!("backups cannot be listed: {error}"),
-            "have s3:ListBucket allowed on the secrets bucket",
+            "no backup of etcd",
+            "the secure machines take one an hour after the first publish; `platformctl etcd status` says what keeps them from it",
+        ),
+        (BackupState::Fresh, 0) => Line::ok("backup", state.says(name, now)),
+        (_, 0) => Line::warn(
+            "backup",
+            state.says(name, now),
+            "`platformctl etcd status` says what keeps the machines from taking one",
+        ),
+        (_, damaged) => Line::warn(
+            "backup",
+            format!("{}; {damaged} cannot be restored", state.says(name, now)),
+            "`platformctl etcd list` says why: somebody may have written to the bucket",
         ),
     }
 }
@@ -118,6 +152,7 @@ fn judge_backups(listed: &Result<Vec<String>, String>) -> Line {
 #[cfg(test)]
 mod tests {
     use jiff::SignedDuration;
+    use shared::backup::BackupManifest;
 
     use super::super::Verdict::{Fail, Ok as Well, Warn};
     use super::*;
@@ -153,12 +188,34 @@ mod tests {
 
     #[test]
     fn backups() {
-        let keys = |keys: &[&str]| Ok(keys.iter().map(|k| (*k).to_owned()).collect());
-        assert_eq!(judge_backups(&keys(&[])).verdict, Warn);
-        assert_eq!(judge_backups(&keys(&["etcd/1/fence.json"])).verdict, Warn);
-        let line = judge_backups(&keys(&["etcd/1/backups/1", "etcd/1/backups/2"]));
-        assert_eq!(line.verdict, Well);
-        assert!(line.says.ends_with("backups/2"));
-        assert_eq!(judge_backups(&Err("no".to_owned())).verdict, Warn);
+        let now: Timestamp = "2026-11-23T03:00:00Z".parse().unwrap();
+        let backup = |name: &str, manifest| Backup {
+            generation: 1,
+            name: name.parse().unwrap(),
+            manifest,
+            missing: None,
+        };
+        let none = judge_backups(&Ok(Vec::new()), now);
+        assert_eq!((none.verdict, &*none.says), (Warn, "no backup of etcd"));
+        let forged = backup("20261123T024942Z-9", Err("forged".to_owned()));
+        let line = judge_backups(&Ok(vec![forged]), now);
+        assert_eq!(line.verdict, Warn);
+        assert!(line.says.contains("1 cannot be restored"), "{}", line.says);
+        let manifest: BackupManifest = serde_json::from_value(serde_json::json!({
+            "format": 1, "environment": "dev", "group": "secure", "generation": 1,
+            "name": "20261123T024942Z-7", "finished_at": now, "node": "i-1", "member_id": "a",
+            "cluster_id": "b", "etcd_version": "3.6.8", "plain_bytes": 9000,
+            "plain_sha256": "00".repeat(32), "sealed_bytes": 9500, "parts": ["00".repeat(32)],
+            "recipients": [],
+        }))
+        .unwrap();
+        let good = || vec![backup("20261123T024942Z-7", Ok(manifest.clone()))];
+        assert_eq!(judge_backups(&Ok(good()), now).verdict, Well);
+        let later = now + SignedDuration::from_hours(5);
+        assert_eq!(judge_backups(&Ok(good()), later).verdict, Warn);
+        let mut cut = good();
+        cut[0].missing = Some("part 1 of 1 is gone".to_owned());
+        assert_eq!(judge_backups(&Ok(cut), now).verdict, Warn);
+        assert_eq!(judge_backups(&Err("no".to_owned()), now).verdict, Warn);
     }
 }

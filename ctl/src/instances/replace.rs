@@ -157,6 +157,7 @@ mod tests {
             etcd: None,
             metadata_expires: None,
             rollout: shared::documents::RolloutReport::default(),
+            backup: None,
             written_at: now(),
         };
         let report = NodeReport {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
+use shared::backup::RESTORE_IDENTITY_FILE;
 use shared::bundle::{
     Artifact, EtcdSection, FileEntry, Index, Mode, Origin, Release, Restart, RolloutPolicy, Waiver,
 };
@@ -125,6 +126,17 @@ pub fn prepare(
             Origin::Keyring,
         )?;
     }
+    if let Some(keyring) = keyring
+        && crate::etcd::runs_etcd(content.entries.iter().map(|e| e.path.as_str()))
+    {
+        for (path, file) in crate::etcd::agent_files(group, keyring)? {
+            content.add_file(&path, &file, Origin::Keyring)?;
+        }
+    }
+    let restores = content
+        .entries
+        .iter()
+        .any(|e| e.path.as_str() == RESTORE_IDENTITY_FILE);
     for (name, bytes) in &rendered.manifests {
         let file = private(SecretBytes::new(bytes.clone()));
         content.add_file(&format!("manifests/{name}"), &file, Origin::Template)?;
@@ -143,7 +155,8 @@ pub fn prepare(
         if !problems.is_empty() {
             return Err(mistaken(RenderErrors(problems)));
         }
-        content.rollout = Some(policy);
+        // The members of a generation form it together, and what ran before has stopped: nobody waits for a turn.
+        content.rollout = (!restores).then_some(policy);
     }
     let generation = keyring.map(|k| k.etcd_generation).unwrap_or_default();
     content.etcd = etcd_section(workspace, group, &rendered, generation)?;

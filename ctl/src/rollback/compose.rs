@@ -13,6 +13,7 @@ use shared::secret::SecretBytes;
 use shared::trust::AgentTarget;
 
 use crate::context::Context;
+use crate::etcd::{agent_files, runs_etcd};
 use crate::pki::{Names, deliver};
 use crate::release::Content;
 use crate::render::Secrets;
@@ -24,6 +25,8 @@ pub struct FromKeyring {
     pub secrets: Secrets,
     /// Files at fixed paths.
     pub fixed: BTreeMap<String, SecretFile>,
+    /// Files for the agent, where the release is of machines that run etcd.
+    pub for_etcd: Vec<(String, SecretFile)>,
 }
 
 impl FromKeyring {
@@ -43,6 +46,7 @@ impl FromKeyring {
         let mut all = Self {
             secrets: delivery.pods,
             fixed: delivery.fixed,
+            for_etcd: Vec::new(),
         };
         for (pod, files) in keyring.files.get(group).into_iter().flatten() {
             let of_pod = all.secrets.entry(pod.clone()).or_default();
@@ -63,6 +67,10 @@ impl FromKeyring {
             owner: (0, 0),
         };
         all.fixed.insert("agent/group.key".to_owned(), key);
+        all.for_etcd = match keys.backup_identity {
+            Some(_) => agent_files(group, keyring)?,
+            None => Vec::new(),
+        };
         Ok(all)
     }
 }
@@ -141,6 +149,10 @@ pub fn compose(
             files.push((format!("secrets/{dir}/{name}"), file, origin));
         }
     }
+    if runs_etcd(files.iter().map(|(path, ..)| path.as_str())) {
+        let for_etcd = now.for_etcd.into_iter();
+        files.extend(for_etcd.map(|(path, file)| (path, file, Origin::Keyring)));
+    }
     Content::bring_back(then.index(), files, agent).map_err(|e| vec![format!("{e:#}")])
 }
 
@@ -150,7 +162,10 @@ impl FromKeyring {
             Place::Secret { pod, name } => {
                 self.secrets.get(pod).is_some_and(|f| f.contains_key(name))
             }
-            _ => self.fixed.contains_key(path.as_str()),
+            _ => {
+                let path = path.as_str();
+                self.fixed.contains_key(path) || self.for_etcd.iter().any(|(p, _)| p == path)
+            }
         }
     }
 }

@@ -105,6 +105,7 @@ async fn begun(before: &GroupKeys, now: Timestamp) -> anyhow::Result<GroupKeys> 
         repository: new,
         roots,
         group_key: before.group_key.clone(),
+        backup_identity: before.backup_identity.clone(),
         handover: true,
     })
 }

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use comfy_table::{Table, presets};
 use jiff::Timestamp;
+use shared::backup::BackupName;
 use shared::documents::NodeStatus;
 use shared::names::ReleaseNumber;
 
 use super::printable;
 use super::silent::line_of;
 use super::snapshot::{GroupStatus, Snapshot};
+use crate::etcd::state_of;
 use crate::expiry::Expiry;
 use crate::output;
 use crate::rollouts::word;
@@ -106,6 +108,24 @@ fn of_group(group: &GroupStatus, now: Timestamp) -> Vec<String> {
     }
     lines.extend(table.trim_fmt().lines().map(str::to_owned));
     lines.extend(etcd(group));
+    lines.extend(backups(group, now));
+    lines
+}
+
+/// The newest backup of etcd that a node knows of, and who cannot take or find one.
+fn backups(group: &GroupStatus, now: Timestamp) -> Vec<String> {
+    let reports = || {
+        let nodes = group.nodes.iter();
+        nodes.filter_map(|n| Some((&n.node, n.status.as_ref().ok()?.backup.as_ref()?)))
+    };
+    if reports().next().is_none() {
+        return Vec::new();
+    }
+    let newest = group.newest_backup();
+    let state = state_of(newest.map(BackupName::at), now);
+    let mut lines = vec![format!("  etcd's backups: {}", state.says(newest, now))];
+    let failing = reports().filter_map(|(node, r)| Some((node, r.failed.as_ref()?)));
+    lines.extend(failing.map(|(node, f)| format!("    {node}: {}", printable(&f.message))));
     lines
 }
 

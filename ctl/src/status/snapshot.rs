@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use shared::backup::BackupName;
 use shared::names::{GroupName, ReleaseNumber};
 use shared::trust::ReleaseTarget;
 
@@ -93,6 +94,17 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+impl GroupStatus {
+    /// The newest good backup of etcd that one of its nodes knows of.
+    #[must_use]
+    pub fn newest_backup(&self) -> Option<&BackupName> {
+        let nodes = self.nodes.iter().filter_map(|n| n.status.as_ref().ok());
+        nodes
+            .filter_map(|s| Some(&s.backup.as_ref()?.last.as_ref()?.name))
+            .max()
+    }
+}
+
 impl Snapshot {
     /// Takes one.
     ///
@@ -151,6 +163,7 @@ impl Snapshot {
                 "metadata_expires": g.expires,
                 "signing_keys_half_changed": g.handover,
                 "rollout": g.rollout,
+                "newest_backup": g.newest_backup(),
                 "nodes": g.nodes.iter().map(node).collect::<Vec<Value>>(),
             })
         };

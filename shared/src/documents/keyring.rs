@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use super::GroupKey;
 use super::own_files::OwnFiles;
 use super::pki::Pki;
+use crate::backup::RestoreOrder;
 use crate::bundle::{SealError, new_identity, open, seal};
 use crate::etcd::Generation;
 use crate::limits;
 use crate::names::{EnvironmentName, GroupName};
-use crate::secret::SecretBytes;
+use crate::secret::{SecretBytes, SecretText};
 use crate::trust::sign::RepositoryKeys;
 use crate::wrap::{KeyWrap, WrapContext, WrapError, WrappedIdentity};
 
@@ -44,6 +45,13 @@ pub struct KeyringContent {
     /// Which cluster of etcd it is: raised only by a restore or a reform.
     #[serde(default, skip_serializing_if = "is_first")]
     pub etcd_generation: Generation,
+    /// The backup that this generation begins with, where it begins with one. It stays as long as the generation does: a member
+    /// that began without it would be another cluster under the same name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd_restore: Option<RestoreOrder>,
+    /// Nodes are given what opens that backup.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub etcd_restoring: bool,
 }
 
 #[allow(
@@ -64,6 +72,8 @@ impl KeyringContent {
             pki: None,
             files: OwnFiles::new(),
             etcd_generation: Generation::FIRST,
+            etcd_restore: None,
+            etcd_restoring: false,
             recovery_recipients: Vec::new(),
         }
     }
@@ -79,6 +89,9 @@ pub struct GroupKeys {
     pub roots: Vec<String>,
     /// Authenticates what the group's nodes write.
     pub group_key: GroupKey,
+    /// The age identity that opens the group's backups: nodes have only what encrypts to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_identity: Option<SecretText>,
     /// While the signing keys change: the last root has the new keys alone, the one before it has both, and what is in
     /// the bucket may have been signed by either.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -20,8 +20,8 @@ pub use pki::{
     Authority, AuthorityName, BootstrapToken, Certified, EncryptionKey, KeyPair, Pki, SshKey,
 };
 pub use report::{
-    DECISIONS_KEPT, Decision, ProbeReport, RevertReport, RolloutReport, SlotReport, Transition,
-    Waiting,
+    BackupFailed, BackupReport, DECISIONS_KEPT, Decision, LastBackup, ProbeReport, RevertReport,
+    RolloutReport, SlotReport, Transition, Waiting,
 };
 pub use rollout::{
     FAILED_KEPT, FORGOTTEN_KEPT, FailedAdoption, Forgotten, Halt, Holder, HolderWork, InvalidNonce,

@@ -3,12 +3,48 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::backup::BackupName;
 use crate::bundle::TimeSpan;
 use crate::digest::Sha256Digest;
-use crate::names::ReleaseNumber;
+use crate::names::{NodeId, ReleaseNumber};
 
 /// Most decisions that a status holds; older ones go first.
 pub const DECISIONS_KEPT: usize = 20;
+
+/// What a node knows about etcd's backups.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupReport {
+    /// The newest one whose manifest it could believe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<LastBackup>,
+    /// Why its last attempt to take one, or to look for one, did not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<BackupFailed>,
+}
+
+/// A backup, as a node's status names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastBackup {
+    /// The generation of the cluster that it is of.
+    pub generation: u32,
+    /// Its name.
+    pub name: BackupName,
+    /// Its length once opened, in bytes.
+    pub bytes: u64,
+    /// Which node took it.
+    pub node: NodeId,
+}
+
+/// An attempt that did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupFailed {
+    /// A word that metrics use too.
+    pub kind: String,
+    /// The whole chain of causes.
+    pub message: String,
+    /// Since when it has been so.
+    pub since: Timestamp,
+}
 
 /// What a node says about its part in a rollout.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

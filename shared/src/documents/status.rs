@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::report::RolloutReport;
+use super::report::{BackupReport, RolloutReport};
 use crate::digest::Sha256Digest;
 use crate::etcd::EtcdReport;
 use crate::names::{EnvironmentName, GroupName, NodeId, ReleaseNumber};
@@ -117,6 +117,9 @@ pub struct NodeStatus {
     /// Its part in a rollout.
     #[serde(default, skip_serializing_if = "RolloutReport::is_empty")]
     pub rollout: RolloutReport,
+    /// What it knows about etcd's backups, where its release is of machines that run etcd.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupReport>,
     /// What it is to etcd, where its release runs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etcd: Option<EtcdReport>,
@@ -200,6 +203,7 @@ mod tests {
             etcd: None,
             metadata_expires: None,
             rollout: RolloutReport::default(),
+            backup: None,
             written_at: since,
         }
     }

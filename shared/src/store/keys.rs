@@ -1,5 +1,6 @@
 //! The keys of the bucket's objects (§1).
 
+use crate::backup::BackupName;
 use crate::digest::Sha256Digest;
 use crate::etcd::Generation;
 use crate::names::{EnvironmentName, GroupName, NodeId};
@@ -56,6 +57,36 @@ pub fn node_status(group: &GroupName, node: &NodeId) -> String {
 #[must_use]
 pub fn rollout(group: &GroupName) -> String {
     format!("rollouts/{group}.json")
+}
+
+/// The prefix of all that is kept of etcd, with the slash.
+pub const ETCD_PREFIX: &str = "etcd/";
+
+/// The prefix of the manifests of a generation's backups, with the slash.
+#[must_use]
+pub fn backups_prefix(generation: u32) -> String {
+    format!("etcd/{generation}/backups/")
+}
+
+/// The manifest of a backup.
+#[must_use]
+pub fn backup_manifest(generation: u32, name: &BackupName) -> String {
+    format!("etcd/{generation}/backups/{name}.json")
+}
+
+/// The backup whose manifest has this key, and its generation; none where the key is of something else.
+#[must_use]
+pub fn backup_of(key: &str) -> Option<(u32, BackupName)> {
+    let (generation, rest) = key.strip_prefix(ETCD_PREFIX)?.split_once('/')?;
+    let name = rest.strip_prefix("backups/")?.strip_suffix(".json")?;
+    let found = (generation.parse().ok()?, name.parse().ok()?);
+    (backup_manifest(found.0, &found.1) == key).then_some(found)
+}
+
+/// A part of a backup's snapshot, counted from 0.
+#[must_use]
+pub fn snapshot_part(generation: u32, name: &BackupName, part: usize) -> String {
+    format!("etcd/{generation}/snapshots/{name}/{part:04}.age")
 }
 
 /// The prefix of everything about one generation of etcd, with the slash.

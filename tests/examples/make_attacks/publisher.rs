@@ -133,6 +133,7 @@ impl Publisher {
             repository: self.keys.clone(),
             roots: self.roots.iter().map(text).collect::<Result<_, _>>()?,
             group_key: self.group_key.clone(),
+            backup_identity: None,
             handover: false,
         })
     }

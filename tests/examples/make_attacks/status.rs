@@ -111,6 +111,7 @@ fn object(
         etcd: None,
         metadata_expires: Some(far()?),
         rollout: shared::documents::RolloutReport::default(),
+        backup: None,
         written_at: Timestamp::UNIX_EPOCH,
     };
     let name = keys::bound_name(&publisher.environment, bound_to);

@@ -5,5 +5,6 @@
 
 mod forms;
 mod heals;
+mod restores;
 mod stage;
 mod writer;

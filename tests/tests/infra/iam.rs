@@ -108,12 +108,14 @@ fn check(role: &Role<'_>) {
         (format!("rollouts/{group}.json"), true, true),
         (format!("rollouts/{other}.json"), false, false),
         ("etcd/1/cluster.json".to_owned(), secure, secure),
-        ("etcd/1/backups/x".to_owned(), secure, secure),
+        ("etcd/1/backups/x.json".to_owned(), secure, secure),
+        ("etcd/1/snapshots/x/0000.age".to_owned(), secure, secure),
     ] {
         role.object(read, "s3:GetObject", &key);
         role.object(write, "s3:PutObject", &key);
+        let retired = key.contains("/backups/") || key.contains("/snapshots/");
+        role.object(secure && retired, "s3:DeleteObject", &key);
         for never in [
-            "s3:DeleteObject",
             "s3:DeleteObjectVersion",
             "s3:GetObjectVersion",
             "s3:PutObjectAcl",
@@ -127,6 +129,7 @@ fn check(role: &Role<'_>) {
     role.may(false, list(""));
     role.may(false, list("operator/"));
     role.may(secure, list("etcd/1/"));
+    role.may(secure, list("etcd/"));
     role.may(false, Request::new("s3:ListBucket", BUCKET));
     role.may(false, Request::new("s3:PutBucketPolicy", BUCKET));
     let elsewhere =
@@ -181,6 +184,8 @@ pub(crate) fn check_bucket(seen: &Value) {
         "groups/compute/metadata/2.root.json",
         "groups/compute/metadata/2.targets.json",
         "etcd/1/cluster.json",
+        "etcd/1/backups/x.json",
+        "etcd/1/snapshots/x/0000.age",
     ] {
         assert!(denied(&put(once)), "{once}");
         assert!(!denied(&put(once).with("s3:if-none-match", "*")), "{once}");

@@ -48,6 +48,7 @@ fn status(node: &str, release: u64, age: i64) -> NodeStatus {
         etcd: None,
         metadata_expires: None,
         rollout: RolloutReport::default(),
+        backup: None,
         written_at: Timestamp::now() - SignedDuration::from_secs(age),
     }
 }

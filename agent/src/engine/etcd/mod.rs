@@ -4,9 +4,11 @@
 mod act;
 mod look;
 mod release;
+mod restore;
 
 use std::time::Duration;
 
+use shared::backup::RestoreOrder;
 use shared::bundle::EtcdSection;
 use shared::documents::{Nonce, Phase};
 use shared::etcd::{
@@ -14,6 +16,7 @@ use shared::etcd::{
     Settings, Step, next_step,
 };
 use shared::names::{EnvironmentName, ReleaseNumber};
+use shared::secret::SecretText;
 use tokio::time::Instant;
 
 use super::Agent;
@@ -21,6 +24,7 @@ use super::failure::Stop;
 use crate::disk::DiskError;
 use crate::etcd::{EtcdClient, EtcdIdentity, EtcdPlace, PlaceError};
 use crate::trouble::{Source, chain};
+use restore::Restoring;
 
 /// Steps of one pass at most: more than from nothing to a member.
 const STEPS: usize = 32;
@@ -45,6 +49,8 @@ pub(super) struct Etcd {
     looked: Option<(Option<Memory>, bool)>,
     /// Since when it has wanted to restart its member for a release.
     restart: Option<(ReleaseNumber, Instant)>,
+    /// Making the member's data from a backup.
+    restoring: Restoring,
 }
 
 /// What the release on the disk says.
@@ -54,6 +60,8 @@ struct Known {
     section: Option<EtcdSection>,
     base: String,
     identity: Option<EtcdIdentity>,
+    /// What its generation begins with, and what opens that.
+    restore: Option<(RestoreOrder, Option<SecretText>)>,
 }
 
 /// One pass's work.
@@ -185,6 +193,12 @@ impl Agent {
             if let Some(memory) = &memory {
                 pass.write(memory)?;
             }
+            if let Some((role, why)) = self.restores(&pass, &own).await? {
+                // Without its data it would begin with none.
+                self.hold_back_for(Some(&pass.section), None).await?;
+                self.rest(&pass, &own, role, why);
+                return Ok(());
+            }
             self.hold_back_for(Some(&pass.section), memory.as_ref())
                 .await?;
             let step = next_step(&pass.settings, &own, &seen, &nonce);
@@ -197,6 +211,7 @@ impl Agent {
             }
             if let Step::Rest(role, why) = step {
                 self.rest(&pass, &own, role, why);
+                self.clear_leases(&pass, role).await?;
                 if self.etcd.holds_slot && !matches!(role, EtcdRole::Joining | EtcdRole::Learner) {
                     self.give_back_membership().await?;
                     self.etcd.holds_slot = false;
@@ -228,7 +243,10 @@ impl Agent {
         if before.is_none_or(|b| (b.role, &b.why) != (role, &why)) {
             tracing::info!(?role, why, generation = %pass.settings.generation, "etcd");
         }
-        let sealed = own.memory.as_ref().is_some_and(|m| m.form == Form::Sealed);
+        // What it remembers of an earlier generation says nothing about this one: a restore begins with it.
+        let of_this = |m: &&Memory| m.generation >= pass.settings.generation;
+        let memory = own.memory.as_ref().filter(of_this);
+        let sealed = memory.is_some_and(|m| m.form == Form::Sealed);
         let now = Instant::now();
         let interval = LOOK_INTERVAL.min(pass.section.gone_after.get() / 4);
         let at_rest = matches!(role, EtcdRole::Member | EtcdRole::Spare) && why_is_calm(role, &why);

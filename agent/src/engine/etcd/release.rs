@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use shared::backup::{RESTORE_FILE, RESTORE_IDENTITY_FILE, RestoreOrder};
 use shared::bundle::{EtcdSection, Release};
 use shared::documents::Waiting;
 use shared::etcd::{MayRestart, Memory, RestartView, goes_back, may_restart};
-use shared::names::{NodeId, ReleaseNumber};
+use shared::names::{EntryPath, NodeId, ReleaseNumber};
+use shared::secret::SecretText;
 use tokio::time::Instant;
 
 use super::{Ended, Known, Pass, internal};
@@ -25,6 +27,23 @@ fn held(section: Option<&EtcdSection>, memory: Option<&Memory>) -> BTreeSet<Stri
     names.map(str::to_owned).collect()
 }
 
+/// What a release says its generation begins with.
+fn restore_of(release: &Release) -> Result<Option<(RestoreOrder, Option<SecretText>)>, Ended> {
+    let index = release.index();
+    let bytes = |path: &str| {
+        let path: EntryPath = path.parse().ok()?;
+        release.bytes(&path)
+    };
+    let Some(order) = bytes(RESTORE_FILE) else {
+        return Ok(None);
+    };
+    let order = RestoreOrder::from_file(order.expose(), &index.environment, &index.group)
+        .map_err(|e| Ended::Trouble("etcd_restore", chain(&e)))?;
+    let identity = bytes(RESTORE_IDENTITY_FILE)
+        .map(|bytes| SecretText::new(String::from_utf8_lossy(bytes.expose()).trim().to_owned()));
+    Ok(Some((order, identity)))
+}
+
 impl Known {
     fn of(release: &Release) -> Result<Self, Ended> {
         let section = release.index().etcd.clone();
@@ -40,6 +59,7 @@ impl Known {
             section,
             base: base.unwrap_or_default(),
             identity,
+            restore: restore_of(release)?,
         })
     }
 }

@@ -33,6 +33,7 @@ fn node(name: &str, release: u64, written: i64) -> NodeReport {
         etcd: None,
         metadata_expires: None,
         rollout: shared::documents::RolloutReport::default(),
+        backup: None,
         written_at: at(written),
     };
     NodeReport {

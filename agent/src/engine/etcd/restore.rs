@@ -1,0 +1,157 @@
+//! A generation that begins with a backup: the members that form it make their data from that before etcd runs.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::documents::Phase;
+use shared::etcd::{EtcdRole, Form, Own};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::{Ended, Pass, internal};
+use crate::engine::Agent;
+use crate::etcd::{EtcdClient, Restore, RestoreAs, RestoreError};
+use crate::trouble::chain;
+
+/// Where API servers say that they live. Those of before the restore do not.
+const LEASES: &str = "/registry/masterleases/";
+/// From an attempt that failed to the next.
+const AGAIN: Duration = Duration::from_secs(15);
+/// How long removing the leases may take.
+const LEASES_DEADLINE: Duration = Duration::from_secs(15);
+
+/// What is under way.
+#[derive(Debug, Default)]
+pub(super) struct Restoring {
+    task: Option<JoinHandle<Result<String, RestoreError>>>,
+    again_at: Option<Instant>,
+    /// Why the last attempt failed.
+    failed: Option<String>,
+    /// This node has just restored: what API servers left in etcd is of another time.
+    leases_are_stale: bool,
+}
+
+impl Drop for Restoring {
+    fn drop(&mut self) {
+        // What it has done by then lies on the disk, and it goes on from there.
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+impl Agent {
+    /// Where the member's data is to be made from a backup: what the node is meanwhile, and why. None where nothing is to be
+    /// restored any more, or ever was.
+    pub(super) async fn restores(
+        &mut self,
+        pass: &Pass,
+        own: &Own,
+    ) -> Result<Option<(EtcdRole, String)>, Ended> {
+        let memory = own
+            .memory
+            .as_ref()
+            .filter(|m| m.generation == pass.generation());
+        let begins = |form: &Form| matches!(form, Form::New { started: true, .. });
+        let order = pass.known.restore.as_ref();
+        let order = order.filter(|(o, _)| o.generation == pass.generation().get());
+        let (Some(memory), Some((order, identity))) = (memory.filter(|m| begins(&m.form)), order)
+        else {
+            return Ok(None);
+        };
+        if own.has_data {
+            return Ok(None);
+        }
+        let name = order.backup.name.to_string();
+        let Some(identity) = identity else {
+            // The others have data of the backup: one that began without would be another cluster under the same name.
+            let why = format!(
+                "its generation begins with backup {name}, and the restore was finished without this node: replace the machine"
+            );
+            return Ok(Some((EtcdRole::Waiting, why)));
+        };
+        let says = |failed: Option<&String>| match failed {
+            None => format!("it restores backup {name}"),
+            Some(why) => format!("it restores backup {name}; the last attempt failed: {why}"),
+        };
+        if let Some(task) = self.etcd.restoring.task.take_if(|t| t.is_finished()) {
+            self.worked = true;
+            match task.await.map_err(internal)? {
+                Ok(lost) => {
+                    tracing::warn!(backup = name, generation = %pass.generation(), lost, "restored etcd");
+                    self.etcd.restoring.failed = None;
+                    self.etcd.restoring.leases_are_stale = true;
+                    // Its data is there now, and the next step sees it.
+                    return Ok(match pass.place.has_data(pass.generation())? {
+                        true => None,
+                        false => Some((EtcdRole::Joining, says(None))),
+                    });
+                }
+                Err(error) => {
+                    self.etcd.restoring.failed = Some(chain(&error));
+                    self.etcd.restoring.again_at = Some(Instant::now() + AGAIN);
+                    return Err(Ended::Trouble(error.kind(), chain(&error)));
+                }
+            }
+        }
+        let is_time = self
+            .etcd
+            .restoring
+            .again_at
+            .is_none_or(|at| at <= Instant::now());
+        if self.etcd.restoring.task.is_none() && is_time {
+            // What lies there is no member's data, and etcd does not run.
+            self.hold_back_for(Some(&pass.section), None).await?;
+            pass.place.put_aside(pass.generation())?;
+            let data = pass.place.data(pass.generation());
+            let parent = data.parent().unwrap_or(Path::new("/"));
+            crate::disk::create_directory(parent, 0o700)?;
+            let members = memory.initial.iter();
+            let restore = Restore {
+                store: Arc::clone(&self.store),
+                order: order.clone(),
+                identity: identity.clone(),
+                member: RestoreAs {
+                    name: pass.facts().name.clone(),
+                    peer_url: pass.facts().peer_url.clone(),
+                    members: members
+                        .map(|m| (m.name.clone(), m.peer_url.clone()))
+                        .collect(),
+                    token: pass.token.clone(),
+                },
+                data,
+                etcdutl: None,
+            };
+            let run = async move { restore.run().await };
+            self.etcd.restoring.task = Some(tokio::spawn(run));
+        }
+        let failed = self.etcd.restoring.failed.as_ref();
+        Ok(Some((EtcdRole::Joining, says(failed))))
+    }
+
+    /// Once the restored cluster has a leader: removes what API servers of before left there. Best effort, since it ends by
+    /// itself too, and an API server writes its own again within seconds.
+    pub(super) async fn clear_leases(&mut self, pass: &Pass, role: EtcdRole) -> Result<(), Ended> {
+        if role != EtcdRole::Member || !self.etcd.restoring.leases_are_stale {
+            return Ok(());
+        }
+        let Some(identity) = &pass.known.identity else {
+            return Ok(());
+        };
+        let client = EtcdClient::new(identity, &pass.facts().client_url);
+        let client = client.map_err(|e| Ended::Trouble("etcd_restore", chain(&e)))?;
+        let delete = async move { client.delete_prefix(LEASES).await };
+        match self.network(Phase::Idle, LEASES_DEADLINE, delete).await? {
+            Ok(removed) => {
+                tracing::info!(
+                    removed,
+                    "removed the leases of API servers of before the restore"
+                );
+                self.etcd.restoring.leases_are_stale = false;
+                Ok(())
+            }
+            Err(error) => Err(Ended::Trouble(error.kind.label(), chain(&error))),
+        }
+    }
+}
