@@ -6,4 +6,5 @@
 mod forms;
 mod heals;
 mod stage;
+mod updates;
 mod writer;
