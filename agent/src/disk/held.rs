@@ -53,11 +53,15 @@ impl Disk {
             return Ok(false);
         }
         let path = self.paths.held_back();
+        self.fingerprints = None;
+        if names.is_empty() {
+            durable::remove_file(&path)?;
+            return Ok(true);
+        }
         let text = serde_json::to_vec(names).map_err(|e| {
             DiskError::io("encode", &path)(io::Error::new(io::ErrorKind::InvalidData, e))
         })?;
         durable::write_file(&path, &text, Attributes::mode(0o600))?;
-        self.fingerprints = None;
         Ok(true)
     }
 

@@ -80,6 +80,42 @@ fn what_the_agent_does_not_own_is_left_alone() {
 }
 
 #[test]
+fn what_is_held_back_is_not_on_the_disk_and_no_drift() {
+    let first = Draft::usual(1);
+    let (node, mut disk) = adopted(&first);
+    let manifest = node.at("manifests/etcd.yaml");
+    let held = std::collections::BTreeSet::from(["etcd.yaml".to_owned()]);
+    assert!(disk.hold_back(&held).unwrap());
+    assert!(!disk.hold_back(&held).unwrap(), "no change");
+    let drift = disk.verify().unwrap().drift;
+    assert_eq!(drift.len(), 1, "{drift:?}");
+    assert_eq!(drift[0].kind, DriftKind::Held);
+    disk.repair().unwrap();
+    assert!(!manifest.exists());
+    assert!(disk.verify().unwrap().is_clean());
+    assert!(disk.verify_cheaply().unwrap());
+
+    // Somebody puts it there, and a release brings it again: neither runs it.
+    fs::write(&manifest, b"mine").unwrap();
+    assert!(!disk.verify_cheaply().unwrap());
+    disk.repair().unwrap();
+    assert!(!manifest.exists());
+    let mut second = first.clone();
+    second.number = 2;
+    adopt(&mut disk, &second).unwrap();
+    assert!(!manifest.exists());
+    assert!(disk.verify().unwrap().is_clean());
+
+    // After a restart it is still held back, and comes when it is not any more.
+    drop(disk);
+    let mut disk = node.open();
+    assert_eq!(disk.held_back().unwrap(), held);
+    assert!(disk.hold_back(&Default::default()).unwrap());
+    disk.repair().unwrap();
+    node.holds_exactly(&second);
+}
+
+#[test]
 fn a_foreign_file_in_the_way_refuses_the_release_before_the_first_write() {
     let draft = Draft::usual(1);
     let node = Node::new();

@@ -110,16 +110,6 @@ impl MemberSeen {
 }
 
 impl ClusterView {
-    /// Whether it lists this node.
-    pub(super) fn lists(&self, own: &MemberFacts) -> bool {
-        self.members.iter().any(|m| m.is(own))
-    }
-
-    /// Whether this node is the member of that number.
-    pub(super) fn is(&self, own: &MemberFacts, id: u64) -> bool {
-        self.members.iter().any(|m| m.id == id && m.is(own))
-    }
-
     fn voters(&self) -> u32 {
         count(&self.members, |m| !m.learner)
     }

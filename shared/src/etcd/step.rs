@@ -243,11 +243,8 @@ fn joins(settings: &Settings, own: &Own, seen: &Seen) -> Step {
                     false => join(settings, initial),
                 }
             }
-            // A member that has a name has had data, and what is there now was looked at later.
-            Standing::Change(Membership::Remove { id, name, why }) if view.is(&own.facts, id) => {
-                Step::Change(Membership::Remove { id, name, why })
-            }
-            Standing::Wait(why) if view.lists(&own.facts) => Step::Rest(EtcdRole::Waiting, why),
+            // Its place was taken from it, or its data lost (it has a name, and what is there was looked at later). It forgets
+            // first: while it asks for its removal, it must not begin again under the number that is to go.
             _ => Step::StandDown,
         },
     }

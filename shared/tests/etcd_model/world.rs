@@ -1,4 +1,4 @@
-//! The world around the decisions: machines, the bucket, and an etcd that is as careless as it may be.
+//! The world around the decisions: machines, the bucket, and as much of etcd as matters here.
 
 use std::collections::BTreeSet;
 
@@ -90,6 +90,8 @@ pub(crate) enum Break {
     FenceOverwritten,
     /// Two machines are asked nothing: who is not heard of is taken to be dead.
     DeadByHearsay,
+    /// etcd takes every change that a quorum agrees on (`strict-reconfig-check: false`).
+    CarelessEtcd,
 }
 
 /// One world to check.
@@ -390,11 +392,12 @@ impl World {
                     *place = Some(ticket);
                 }
             }
-            Request::Change(n, change) => self.change(n, change),
+            Request::Change(n, change) => self.change(n, change, broken == Break::CarelessEtcd),
         }
     }
 
-    fn change(&mut self, n: usize, change: Membership) {
+    /// etcd agrees with a quorum, and, unless it is careless, takes out none whose absence leaves less than one.
+    fn change(&mut self, n: usize, change: Membership, careless: bool) {
         if !self.has_quorum() {
             return;
         }
@@ -404,6 +407,13 @@ impl World {
                     return;
                 };
                 let member = self.cluster[at];
+                let voters = self.cluster.iter().filter(|m| !m.learner);
+                let active = voters.clone().filter(|m| self.is_healthy(m)).count();
+                let left = active - usize::from(!member.learner && self.is_healthy(&member));
+                let needed = quorum(voters.count() - usize::from(!member.learner));
+                if !careless && left < needed {
+                    return;
+                }
                 let was_gone = self.machines[member.node].was_cut;
                 if self.is_healthy(&member) && member.started && !member.learner && !was_gone {
                     self.removed_healthy = true;

@@ -54,6 +54,7 @@ async fn two_of_three_wait_and_a_fourth_is_a_spare() -> anyhow::Result<()> {
     };
     stage.start("node-0")?;
     stage.start("node-1")?;
+    stage.until_role(0, EtcdRole::Waiting).await?;
     let status = stage.until_role(1, EtcdRole::Waiting).await?;
     let why = status.etcd.map(|e| e.why).unwrap_or_default();
     ensure!(why.contains("of 3 nodes"), "{why}");

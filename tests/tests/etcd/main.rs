@@ -7,4 +7,5 @@ mod forms;
 mod heals;
 mod restores;
 mod stage;
+mod updates;
 mod writer;
