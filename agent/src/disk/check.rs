@@ -241,7 +241,8 @@ fn check_agent_files(release: &Release, problems: &mut Vec<CheckProblem>) {
             Some("its mode lets others read it")
         } else {
             match name {
-                GROUP_KEY => (!text.is_some_and(|text| text.parse::<GroupKey>().is_ok()))
+                GROUP_KEY => text
+                    .is_none_or(|text| text.parse::<GroupKey>().is_err())
                     .then_some("it is not a group key"),
                 BACKUP_SETTINGS => BackupSettings::from_file(bytes.expose())
                     .is_err()
@@ -254,7 +255,7 @@ fn check_agent_files(release: &Release, problems: &mut Vec<CheckProblem>) {
                 }
                 RESTORE_IDENTITY => {
                     let text = text.map(|text| SecretText::new(text.trim().to_owned()));
-                    (!text.is_some_and(|text| recipient_of(&text).is_ok()))
+                    text.is_none_or(|text| recipient_of(&text).is_err())
                         .then_some("it is no age identity")
                 }
                 _ => Some("this agent does not know that file"),

@@ -191,7 +191,9 @@ impl Agent {
             State::Stage(adoption, checked) => self.stage(adoption, checked).await,
             State::Baseline(adoption, checked) => self.baseline(adoption, checked).await,
             State::Plan(adoption, checked) => self.plan(adoption, checked).await,
-            State::Slot(adoption, checked, plan) => self.slot(adoption, checked, plan).await,
+            State::Slot(adoption, checked, plan) => {
+                Box::pin(self.slot(adoption, checked, plan)).await
+            }
             State::Apply(adoption, checked, plan) => self.apply(adoption, checked, plan).await,
             State::Commit(adoption, report) => self.commit(adoption, &report).await,
             State::Probe => self.probe().await,

@@ -248,7 +248,7 @@ impl BackupContext {
             };
             let is_young = now.duration_since(name.at()) < ORPHANS_STAY;
             let is_orphan = !names.contains(&name);
-            if !stays(&name) && !(is_orphan && is_young) {
+            if !(stays(&name) || is_orphan && is_young) {
                 self.store.delete(key).await?;
             }
         }

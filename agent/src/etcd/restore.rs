@@ -97,7 +97,7 @@ pub enum RestoreError {
         backup: String,
         /// Why.
         #[source]
-        source: SealError,
+        source: Box<SealError>,
     },
     /// A file or directory.
     #[error("the disk refuses")]
@@ -259,7 +259,7 @@ impl Restore {
         }
         let length = opened.map_err(|source| RestoreError::Open {
             backup: backup.name.to_string(),
-            source,
+            source: Box::new(source),
         })?;
         if (length, plain.hash.finish()) != (backup.plain_bytes, backup.plain_sha256) {
             return Err(self.altered("the snapshot".to_owned()));

@@ -60,7 +60,7 @@ impl DevArgs {
                 };
                 up(Workspace::open(directory, &environment)?, options).await?;
             }
-            DevVerb::Demo { agent, keep } => demo(find_agent(agent)?, keep).await?,
+            DevVerb::Demo { agent, keep } => Box::pin(demo(find_agent(agent)?, keep)).await?,
         }
         Ok(Outcome::Done)
     }

@@ -153,7 +153,7 @@ impl Cli {
             Verb::Doctor(args) => args.run(&directory).await,
             Verb::Run(args) => Box::pin(args.run(&directory)).await,
             Verb::Plan(args) => args.run(&directory).await,
-            Verb::Apply(args) => args.run(&directory).await,
+            Verb::Apply(args) => Box::pin(args.run(&directory)).await,
             Verb::Destroy(args) => args.run(&directory).await,
             Verb::Build(args) => args.run(&directory).await,
             Verb::Lint(args) => args.run(&directory),

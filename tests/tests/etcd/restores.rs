@@ -133,8 +133,13 @@ async fn a_restore_is_one_command_and_survives_a_killed_agent() -> anyhow::Resul
     stage.machines[1].node.start_with(&[("PATH", &path)])?;
 
     until_members_of(&stage, 2).await?;
-    stage.one_cluster().await?;
-    ensure!(stage.voters(0).await?.len() == 3, "three voters");
+    // A node says that it is a member as soon as the cluster lists it with its data there; its etcd may still be starting.
+    eventually("every member serves", PATIENCE, async || {
+        stage.one_cluster().await?;
+        ensure!(stage.voters(0).await?.len() == 3, "three voters");
+        Ok(())
+    })
+    .await?;
     let revision = stage.client(0)?.status().await?.revision;
     ensure!(revision > BUMP_REVISION, "{revision}");
     let got = run(&["get", "/registry/a"])?;

@@ -158,7 +158,7 @@ impl Agent {
         if self.hold.is_some() || !self.recovered {
             return Ok(());
         }
-        match self.steps().await {
+        match Box::pin(self.steps()).await {
             Ok(()) => {
                 self.troubles.clear(Source::Etcd);
                 Ok(())

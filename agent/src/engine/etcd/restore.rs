@@ -60,10 +60,19 @@ impl Agent {
         else {
             return Ok(None);
         };
+        let name = order.backup.name.to_string();
         if own.has_data {
+            // Its data came into its place with its last step but one: what is left is to clear up.
+            if let Some(task) = self.etcd.restoring.task.take() {
+                self.worked = true;
+                let done = task.await.map_err(internal)?;
+                let lost = done.unwrap_or_else(|error| chain(&error));
+                tracing::warn!(backup = name, generation = %pass.generation(), lost, "restored etcd");
+                self.etcd.restoring.failed = None;
+                self.etcd.restoring.leases_are_stale = true;
+            }
             return Ok(None);
         }
-        let name = order.backup.name.to_string();
         let Some(identity) = identity else {
             // The others have data of the backup: one that began without would be another cluster under the same name.
             let why = format!(
@@ -78,15 +87,10 @@ impl Agent {
         if let Some(task) = self.etcd.restoring.task.take_if(|t| t.is_finished()) {
             self.worked = true;
             match task.await.map_err(internal)? {
-                Ok(lost) => {
-                    tracing::warn!(backup = name, generation = %pass.generation(), lost, "restored etcd");
-                    self.etcd.restoring.failed = None;
+                // Its data is there now, and the next pass sees it.
+                Ok(_) => {
                     self.etcd.restoring.leases_are_stale = true;
-                    // Its data is there now, and the next step sees it.
-                    return Ok(match pass.place.has_data(pass.generation())? {
-                        true => None,
-                        false => Some((EtcdRole::Joining, says(None))),
-                    });
+                    return Ok(Some((EtcdRole::Joining, says(None))));
                 }
                 Err(error) => {
                     self.etcd.restoring.failed = Some(chain(&error));
