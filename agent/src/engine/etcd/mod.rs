@@ -150,7 +150,8 @@ impl Agent {
         if self.hold.is_some() || !self.recovered {
             return Ok(());
         }
-        match self.steps().await {
+        // Boxed: large, and rarely does more than one look.
+        match Box::pin(self.steps()).await {
             Ok(()) => {
                 self.troubles.clear(Source::Etcd);
                 Ok(())
