@@ -3,6 +3,16 @@
 //!
 //! The etcd is Debian's 3.5; the product ships 3.6.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a helper of tests may fail the test"
+)]
+
 mod forms;
 mod heals;
 mod restores;

@@ -158,6 +158,7 @@ impl Agent {
         if self.hold.is_some() || !self.recovered {
             return Ok(());
         }
+        // Boxed: large, and rarely does more than one look.
         match Box::pin(self.steps()).await {
             Ok(()) => {
                 self.troubles.clear(Source::Etcd);

@@ -127,7 +127,7 @@ impl Agent {
             }
         }
         if self.rollouts.slot.is_none()
-            && let Some(waiting) = self.etcd_waits(&checked, &plan).await?
+            && let Some(waiting) = Box::pin(self.etcd_waits(&checked, &plan)).await?
         {
             self.decided("waits", release, &waiting.why);
             self.rollouts.report.waiting = Some(waiting);
