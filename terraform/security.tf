@@ -58,7 +58,7 @@ locals {
   # From one group to another.
   from_groups = merge(
     {
-      "secure etcd peers"            = { to = "secure", from = "secure", port = 2380, protocol = "tcp" }
+      "secure etcd peers" = { to = "secure", from = "secure", port = 2380, protocol = "tcp" }
       # Machines that are no member ask the members; each comes with a client certificate. The API server stays on loopback.
       "secure etcd clients"          = { to = "secure", from = "secure", port = 2379, protocol = "tcp" }
       "secure api from api-public"   = { to = "secure", from = "api-public", port = local.api_port, protocol = "tcp" }
