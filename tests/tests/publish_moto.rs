@@ -155,9 +155,14 @@ async fn conditional_writes_hold_and_a_race_has_one_winner() {
     assert_eq!(stale.kind, StoreErrorKind::Conflict);
 
     publish(&context).await.unwrap();
-    let template = directory.path().join("manifests/secure/etcd.yaml.j2");
+    let template = directory
+        .path()
+        .join("manifests/secure/kube-controller-manager.yaml.j2");
     let text = fs::read_to_string(&template).unwrap();
-    let amended = text.replace("--snapshot-count=10000", "--snapshot-count=20000");
+    let amended = text.replace(
+        "--terminated-pod-gc-threshold=1000",
+        "--terminated-pod-gc-threshold=20000",
+    );
     assert_ne!(text, amended);
     fs::write(&template, amended).unwrap();
     let groups = [group("secure")];

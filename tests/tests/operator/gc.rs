@@ -25,7 +25,7 @@ fn age(bucket: &Bucket) {
 async fn releases(operator: &Operator, count: u64) {
     operator.publish().await.unwrap();
     for number in 1..count {
-        publish_count(operator, 10_000 * number, 10_000 * (number + 1)).await;
+        publish_count(operator, 1_000 * number, 1_000 * (number + 1)).await;
     }
 }
 
@@ -160,9 +160,9 @@ async fn two_collections_and_a_publish_do_not_cross() {
     // A publish waits for its end.
     operator
         .amend(
-            "secure/etcd.yaml.j2",
-            "--snapshot-count=40000",
-            "--snapshot-count=50000",
+            "secure/kube-controller-manager.yaml.j2",
+            "--terminated-pod-gc-threshold=4000",
+            "--terminated-pod-gc-threshold=5000",
         )
         .unwrap();
     let plans = operator.plan().await.unwrap();
@@ -182,12 +182,22 @@ async fn a_publish_collects_once_enough_has_gathered() {
     // As many as are kept, and the slack.
     releases(&operator, 30).await;
     age(&bucket);
-    let amend = |from: &str, to: &str| operator.amend("secure/etcd.yaml.j2", from, to).unwrap();
-    amend("--snapshot-count=300000", "--snapshot-count=310000");
+    let amend = |from: &str, to: &str| {
+        operator
+            .amend("secure/kube-controller-manager.yaml.j2", from, to)
+            .unwrap()
+    };
+    amend(
+        "--terminated-pod-gc-threshold=30000",
+        "--terminated-pod-gc-threshold=31000",
+    );
     let said = run(&operator, &["publish", "-e", "local", "secure", "--no-gc"]).await;
     assert_eq!(said.code, 0, "{said:?}");
     assert_eq!(bundles(&bucket).len(), 31);
-    amend("--snapshot-count=310000", "--snapshot-count=320000");
+    amend(
+        "--terminated-pod-gc-threshold=31000",
+        "--terminated-pod-gc-threshold=32000",
+    );
     let said = run(&operator, &["publish", "-e", "local", "secure"]).await;
     assert_eq!(said.code, 0, "{said:?}");
     assert!(said.err.contains("secure: deleted "), "{said:?}");

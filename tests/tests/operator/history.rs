@@ -11,7 +11,7 @@ async fn three_releases() -> (Bucket, Operator) {
     let bucket = Bucket::start().await.unwrap();
     let operator = Operator::new(&bucket.endpoint()).await.unwrap();
     operator.publish().await.unwrap();
-    publish_count(&operator, 10_000, 20_000).await;
+    publish_count(&operator, 1_000, 20_000).await;
     let policy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n  - level: RequestResponse\n";
     operator.write_secret(POLICY, policy).unwrap();
     operator.publish().await.unwrap();
@@ -33,8 +33,8 @@ async fn releases_are_told_with_what_they_changed_and_no_secret() {
     assert!(three < two && two < one, "{}", said.out);
     let policy = at("secrets/kube-apiserver/audit-policy.yaml");
     assert!(three < policy && policy < two, "{}", said.out);
-    let etcd = at("changed manifests/etcd.yaml");
-    assert!(two < etcd && etcd < one, "{}", said.out);
+    let manager = at("changed manifests/kube-controller-manager.yaml");
+    assert!(two < manager && manager < one, "{}", said.out);
     assert!(said.out.contains("the first: "), "{}", said.out);
     assert!(!said.out.contains("RequestResponse"), "{}", said.out);
     // The compute group had nothing new.
@@ -49,7 +49,11 @@ async fn releases_are_told_with_what_they_changed_and_no_secret() {
     let with_memory = read(before);
     let before = bucket.requests();
     let said = run(&operator, &["history", "-e", "local", "--no-changes"]).await;
-    assert!(!said.out.contains("etcd.yaml"), "{}", said.out);
+    assert!(
+        !said.out.contains("kube-controller-manager.yaml"),
+        "{}",
+        said.out
+    );
     assert_eq!(read(before), with_memory);
 }
 
@@ -151,7 +155,7 @@ async fn two_published_releases_are_compared() {
         "{said:?}"
     );
     assert!(
-        said.out.contains("-") && said.out.contains("--snapshot-count=20000"),
+        said.out.contains("-") && said.out.contains("--terminated-pod-gc-threshold=20000"),
         "{said:?}"
     );
     // Backwards, all groups: compute has no release 3.

@@ -47,9 +47,13 @@ async fn run(operator: &Operator, arguments: &[&str]) -> Said {
 
 /// Publishes with another count of etcd's, which is a change of one manifest.
 async fn publish_count(operator: &Operator, from: u64, to: u64) {
-    let count = |n: u64| format!("--snapshot-count={n}");
+    let count = |n: u64| format!("--terminated-pod-gc-threshold={n}");
     operator
-        .amend("secure/etcd.yaml.j2", &count(from), &count(to))
+        .amend(
+            "secure/kube-controller-manager.yaml.j2",
+            &count(from),
+            &count(to),
+        )
         .unwrap();
     operator.publish().await.unwrap();
 }

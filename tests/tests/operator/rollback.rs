@@ -48,7 +48,7 @@ async fn templates_of_then_with_the_keyring_of_now_and_a_node_takes_it() {
     // New certificates, which must not be lost, and a count, which is to go.
     let renewed = run(
         operator,
-        &["rotate", "leaves", "-e", "local", "etcd-server"],
+        &["rotate", "leaves", "-e", "local", "kube-controller-manager"],
     )
     .await;
     assert_eq!(renewed.code, 0, "{renewed:?}");
@@ -58,7 +58,7 @@ async fn templates_of_then_with_the_keyring_of_now_and_a_node_takes_it() {
             "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n  - level: Request\n",
         )
         .unwrap();
-    publish_count(operator, 10_000, 20_000).await;
+    publish_count(operator, 1_000, 20_000).await;
     let (number, second) = current(operator).await;
     assert_eq!(number, 2);
     assert_ne!(
@@ -71,7 +71,7 @@ async fn templates_of_then_with_the_keyring_of_now_and_a_node_takes_it() {
     assert_eq!(said.code, 2, "{said:?}");
     assert!(said.err.contains("--yes"), "{said:?}");
     assert!(
-        said.out.contains("--snapshot-count=10000"),
+        said.out.contains("--terminated-pod-gc-threshold=1000"),
         "the difference is shown: {said:?}"
     );
     assert_eq!(current(operator).await.0, 2);
@@ -99,11 +99,11 @@ async fn templates_of_then_with_the_keyring_of_now_and_a_node_takes_it() {
         files(&third, Origin::Template),
         files(&first, Origin::Template)
     );
-    let etcd = |release: &Release| manifest(release, "manifests/etcd.yaml");
-    assert!(etcd(&third).contains("--snapshot-count=10000"));
+    let manager = |release: &Release| manifest(release, "manifests/kube-controller-manager.yaml");
+    assert!(manager(&third).contains("--terminated-pod-gc-threshold=1000"));
     assert_ne!(
-        etcd(&third),
-        etcd(&first),
+        manager(&third),
+        manager(&first),
         "its secrets' directory is another"
     );
     scene
@@ -247,10 +247,10 @@ async fn the_working_directory_need_not_be_in_order() {
     let bucket = Bucket::start().await.unwrap();
     let operator = Operator::new(&bucket.endpoint()).await.unwrap();
     operator.publish().await.unwrap();
-    publish_count(&operator, 10_000, 20_000).await;
+    publish_count(&operator, 1_000, 20_000).await;
     operator
         .amend(
-            "secure/etcd.yaml.j2",
+            "secure/kube-controller-manager.yaml.j2",
             "hostNetwork: true",
             "hostNetwerk: {{ nonsense }}",
         )

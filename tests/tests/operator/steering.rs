@@ -50,9 +50,9 @@ async fn a_pause_holds_real_nodes_and_a_resume_lets_them_go_on() {
     assert_eq!(said.code, 0, "{said:?}");
     operator
         .amend(
-            "secure/etcd.yaml.j2",
-            "--snapshot-count=10000",
-            "--snapshot-count=20000",
+            "secure/kube-controller-manager.yaml.j2",
+            "--terminated-pod-gc-threshold=1000",
+            "--terminated-pod-gc-threshold=20000",
         )
         .unwrap();
     let said = run(operator, &wait).await;

@@ -100,17 +100,23 @@ async fn a_diff_shows_manifests_and_never_a_secret() {
     operator.write_secret(POLICY, policy).unwrap();
     operator
         .amend(
-            "secure/etcd.yaml.j2",
-            "--snapshot-count=10000",
-            "--snapshot-count=20000",
+            "secure/kube-controller-manager.yaml.j2",
+            "--terminated-pod-gc-threshold=1000",
+            "--terminated-pod-gc-threshold=20000",
         )
         .unwrap();
     let new = dirs().await;
 
     let (code, shown, said) = run(&operator, &["diff", "-e", "local"]).await;
     assert_eq!(code, 3, "{said}");
-    assert!(shown.contains("changed manifests/etcd.yaml"), "{shown}");
-    assert!(shown.contains("--snapshot-count=20000"), "{shown}");
+    assert!(
+        shown.contains("changed manifests/kube-controller-manager.yaml"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("--terminated-pod-gc-threshold=20000"),
+        "{shown}"
+    );
     assert!(
         shown.contains("secrets/kube-apiserver/audit-policy.yaml"),
         "{shown}"

@@ -207,9 +207,9 @@ async fn a_group_that_would_run_nothing_is_asked_about_first() {
     operator.publish().await.unwrap();
     operator
         .amend(
-            "secure/etcd.yaml.j2",
-            "--snapshot-count=10000",
-            "--snapshot-count=20000",
+            "secure/kube-controller-manager.yaml.j2",
+            "--terminated-pod-gc-threshold=1000",
+            "--terminated-pod-gc-threshold=20000",
         )
         .unwrap();
     std::fs::remove_file(operator.path("manifests/compute/kube-proxy.yaml.j2")).unwrap();

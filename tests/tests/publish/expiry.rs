@@ -169,9 +169,9 @@ async fn expired_signatures_are_refused_by_nodes_and_renewed_by_their_signer() {
     stage
         .operator
         .amend(
-            "secure/etcd.yaml.j2",
-            "--snapshot-count=10000",
-            "--snapshot-count=20000",
+            "secure/kube-controller-manager.yaml.j2",
+            "--terminated-pod-gc-threshold=1000",
+            "--terminated-pod-gc-threshold=20000",
         )
         .unwrap();
     let done = stage.operator.publish().await.unwrap();

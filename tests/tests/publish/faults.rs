@@ -47,8 +47,8 @@ impl Stage {
     }
 
     fn amend(&self, from: u64, to: u64) {
-        let count = |n: u64| format!("--snapshot-count={n}");
-        let template = "secure/etcd.yaml.j2";
+        let count = |n: u64| format!("--terminated-pod-gc-threshold={n}");
+        let template = "secure/kube-controller-manager.yaml.j2";
         self.operator
             .amend(template, &count(from), &count(to))
             .unwrap();
@@ -74,7 +74,7 @@ async fn a_crash_before_the_last_write_publishes_nothing_and_burns_its_number() 
     assert_eq!(released(done.get("compute")), 1);
     assert_eq!(stage.visible().await, Ok(2));
 
-    stage.amend(10_000, 20_000);
+    stage.amend(1_000, 20_000);
     stage.proxy.set_where(writes_timestamp, Fault::Reset);
     stage.operator.publish().await.unwrap_err();
     assert_eq!(stage.visible().await, Ok(2), "the release before stays");
@@ -91,7 +91,7 @@ async fn a_lost_answer_of_the_last_write_is_a_success() {
     let done = stage.operator.publish().await.unwrap();
     assert_eq!(released(done.get("secure")), 1);
     assert_eq!(stage.visible().await, Ok(1));
-    stage.amend(10_000, 20_000);
+    stage.amend(1_000, 20_000);
     let done = stage.operator.publish().await.unwrap();
     assert_eq!(released(done.get("secure")), 2);
     assert_eq!(stage.visible().await, Ok(2));
@@ -116,7 +116,7 @@ async fn lost_answers_of_all_other_writes_are_successes() {
 async fn a_conflict_that_comes_to_nothing_is_no_race() {
     let stage = Stage::new().await;
     stage.operator.publish().await.unwrap();
-    stage.amend(10_000, 20_000);
+    stage.amend(1_000, 20_000);
     let asked = AtomicU32::new(0);
     stage.proxy.set_where(
         move |r| writes_timestamp(r) && asked.fetch_add(1, Ordering::Relaxed) == 0,
@@ -131,7 +131,7 @@ async fn a_conflict_that_comes_to_nothing_is_no_race() {
 async fn a_publish_that_cannot_see_its_end_says_so() {
     let stage = Stage::new().await;
     stage.operator.publish().await.unwrap();
-    stage.amend(10_000, 20_000);
+    stage.amend(1_000, 20_000);
     let plans = stage.operator.plan().await.unwrap();
     stage.proxy.set(TIMESTAMP, Fault::Status(503, "SlowDown"));
     let error = carry_out(&stage.operator, plans).await.unwrap_err();
@@ -151,7 +151,7 @@ async fn every_fault_of_a_read_stops_a_publish_before_its_first_write() {
     ] {
         let stage = Stage::new().await;
         stage.operator.publish().await.unwrap();
-        stage.amend(10_000, 20_000);
+        stage.amend(1_000, 20_000);
         let reads = |r: &ProxyRequest| r.method == Method::GET && r.key == TIMESTAMP;
         stage.proxy.set_where(reads, fault.clone());
         let before = stage.proxy.hits().method("PUT");

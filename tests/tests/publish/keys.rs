@@ -81,9 +81,9 @@ async fn an_old_keyring_put_back_is_refused() {
     let new = put_as(&operator, 2).await;
     operator
         .amend(
-            "secure/etcd.yaml.j2",
-            "--snapshot-count=10000",
-            "--snapshot-count=20000",
+            "secure/kube-controller-manager.yaml.j2",
+            "--terminated-pod-gc-threshold=1000",
+            "--terminated-pod-gc-threshold=20000",
         )
         .unwrap();
     let done = operator.publish().await.unwrap();
@@ -113,11 +113,11 @@ async fn an_old_keyring_is_noticed_without_a_memory_of_the_newer_one() {
     let old_timestamp = std::fs::read(bucket.object(&timestamp)).unwrap();
     let new_keyring = put_as(&ann, 2).await;
     let amend = |who: &Operator, from: u32, to: u32| {
-        let count = |n| format!("--snapshot-count={n}");
-        let template = "secure/etcd.yaml.j2";
+        let count = |n| format!("--terminated-pod-gc-threshold={n}");
+        let template = "secure/kube-controller-manager.yaml.j2";
         who.amend(template, &count(from), &count(to)).unwrap();
     };
-    amend(&ann, 10_000, 20_000);
+    amend(&ann, 1_000, 20_000);
     ann.publish().await.unwrap();
 
     // With the timestamp gone nothing says what is current, but release 2 was signed all the same.

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::{released, told};
 
-const COUNT: &str = "--snapshot-count=";
+const COUNT: &str = "--terminated-pod-gc-threshold=";
 
 #[tokio::test]
 async fn of_two_publishes_at_once_exactly_one_wins() {
@@ -20,9 +20,11 @@ async fn of_two_publishes_at_once_exactly_one_wins() {
     let mut last = 1;
     let counts = |operator: &Operator, from: u64, to: u64| {
         let (from, to) = (format!("{COUNT}{from}"), format!("{COUNT}{to}"));
-        operator.amend("secure/etcd.yaml.j2", &from, &to).unwrap();
+        operator
+            .amend("secure/kube-controller-manager.yaml.j2", &from, &to)
+            .unwrap();
     };
-    let (mut in_ann, mut in_bob) = (10_000, 10_000);
+    let (mut in_ann, mut in_bob) = (1_000, 1_000);
     for round in 1..=4 {
         let (for_ann, for_bob) = (20_000 + round, 30_000 + round);
         counts(&ann, in_ann, for_ann);
