@@ -100,7 +100,7 @@ async fn old_releases_go_and_what_is_needed_stays() {
     )
     .await;
     assert_eq!(said.code, 0, "{said:?}");
-    publish_count(&operator, 60_000, 70_000).await;
+    publish_count(&operator, 6_000, 7_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -142,7 +142,7 @@ impl Agent {
         next.revision = next.revision.max(self.rollouts.seen.saturating_add(1));
         let seal = |next: &RolloutDocument| {
             seal_node_object(next, &bound, Some(&group_key))
-                .map_err(|e| refused(RolloutError::Encode(e)))
+                .map_err(|e| Stop::from(refused(RolloutError::Encode(e))))
         };
         let mut sealed = seal(&next)?;
         // What the probes saw is for people; a document that nobody may read any more would end all rollouts.
