@@ -17,7 +17,10 @@ pub(crate) fn real_agents_adopt(desk: &Desk, made: &Value) {
     let json = &shown.said[shown.said.find("\n[\n").map_or(0, |at| at + 1)..];
     let machines = serde_json::Deserializer::from_str(json).into_iter::<Value>();
     let machines = machines.into_iter().next().unwrap().unwrap();
-    for (group, manifest) in [("secure", "etcd.yaml"), ("compute", "kube-proxy.yaml")] {
+    for (group, manifest) in [
+        ("secure", "kube-scheduler.yaml"),
+        ("compute", "kube-proxy.yaml"),
+    ] {
         let machine = machines
             .as_array()
             .unwrap()
@@ -74,7 +77,7 @@ fn configure(root: &Path, data: &Value, id: &str) {
     let place = |name: &str| root.join(name).display().to_string();
     fs::write(
         root.join("node.env"),
-        format!("NODE_ID=AROAEXAMPLEROLEID:{id}\nNODE_NAME=ip-10-100-4-7.ec2.internal\nZONE=us-east-1a\n"),
+        format!("NODE_ID=AROAEXAMPLEROLEID:{id}\nNODE_NAME=ip-10-100-4-7.ec2.internal\nNODE_IP=10.100.4.7\nZONE=us-east-1a\n"),
     )
     .unwrap();
     let trusted = file(data, "/etc/platform-agent/root.json");
