@@ -11,6 +11,7 @@ pub mod machine;
 pub mod measure;
 pub mod moto;
 pub mod node;
+pub mod reports;
 pub mod scene;
 pub mod tools;
 pub mod victim;

@@ -87,31 +87,56 @@ impl PublishArgs {
             allow_empty: self.allow_empty,
             waiver: self.waiver()?,
         };
-        let (keyring, all) = publish_groups(
-            &context,
-            &groups,
-            choices,
-            self.output,
-            !self.no_gc,
-            timeout,
-        )
-        .await?;
+        let mut all = Vec::new();
+        let ended = self
+            .carry_out(&context, &groups, choices, timeout, &mut all)
+            .await;
+        match ended {
+            Ok(waited) => self::show(self.output, &all, waited.as_ref()),
+            Err(error) => {
+                // What was published is published, whatever failed after it. People were told of each group as it was done.
+                if self.output == Format::Json && !all.is_empty() {
+                    let failed = format!("{error:#}");
+                    output::line(serde_json::to_string_pretty(&document(
+                        &all,
+                        None,
+                        Some(&failed),
+                    ))?);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Publishes, and waits where that was asked for; `all` has the groups that are done, also after a failure.
+    async fn carry_out(
+        &self,
+        context: &Context,
+        groups: &[GroupName],
+        choices: Choices,
+        timeout: Option<Duration>,
+        all: &mut Vec<(GroupName, Publication)>,
+    ) -> anyhow::Result<Option<(Waiting, Vec<Waited>)>> {
+        let collect = !self.no_gc;
+        let keyring =
+            publish_groups(context, groups, choices, self.output, collect, timeout, all).await?;
         if context.workspace.environment.on_aws() {
-            let said = upload_agent(&context, self.agent).await?;
+            let said = upload_agent(context, self.agent.clone()).await?;
             said.into_iter().for_each(match self.output {
                 Format::Text => output::line,
                 Format::Json => output::note,
             });
         }
+        let Some(patience) = timeout else {
+            return Ok(None);
+        };
         let groups: Vec<(GroupName, ReleaseNumber)> = all
             .iter()
             .map(|(group, done)| (group.clone(), done.release()))
             .collect();
-        let waited = match timeout {
-            Some(patience) => Some(self::wait(&context, &keyring, &groups, patience).await?),
-            None => None,
-        };
-        self::show(self.output, &all, waited.as_ref())
+        Ok(Some(
+            self::wait(context, &keyring, &groups, patience).await?,
+        ))
     }
 }
 
@@ -138,23 +163,36 @@ async fn wait(
     waited.context("everything was published, and its rollout could not be watched")
 }
 
+/// What programs are told: the groups that are done, and why it ended there where it failed.
+fn document(
+    all: &[(GroupName, Publication)],
+    waited: Option<&[Waited]>,
+    failed: Option<&str>,
+) -> serde_json::Value {
+    let publications = all.iter().map(|(group, done)| {
+        let what = match done {
+            Publication::Released { .. } => "released",
+            Publication::Unchanged { .. } => "unchanged",
+            Publication::Renewed { .. } => "renewed",
+        };
+        json!({"group": group, "release": done.release(), "what": what})
+    });
+    let publications: Vec<serde_json::Value> = publications.collect();
+    let mut shown = json!({"groups": publications, "waited": waited});
+    if let (Some(failed), Some(shown)) = (failed, shown.as_object_mut()) {
+        shown.insert("failed".to_owned(), failed.into());
+    }
+    shown
+}
+
 fn show(
     format: Format,
     all: &[(GroupName, Publication)],
     waited: Option<&(Waiting, Vec<Waited>)>,
 ) -> anyhow::Result<Outcome> {
     if format == Format::Json {
-        let publications = all.iter().map(|(group, done)| {
-            let what = match done {
-                Publication::Released { .. } => "released",
-                Publication::Unchanged { .. } => "unchanged",
-                Publication::Renewed { .. } => "renewed",
-            };
-            json!({"group": group, "release": done.release(), "what": what})
-        });
-        let publications: Vec<serde_json::Value> = publications.collect();
-        let shown = json!({"groups": publications, "waited": waited.map(|(_, all)| all)});
-        output::line(serde_json::to_string_pretty(&shown)?);
+        let waited = waited.map(|(_, all)| all.as_slice());
+        output::line(serde_json::to_string_pretty(&document(all, waited, None))?);
     }
     let Some((how, all)) = waited else {
         return Ok(Outcome::Done);
@@ -175,7 +213,7 @@ fn show(
 }
 
 /// Publishes what has changed of the groups and says it (to people: `format`); then removes what no release needs any more,
-/// where `collect` says so.
+/// where `collect` says so. `all` takes each group as it is done: a failure leaves those before it published.
 pub(super) async fn publish_groups(
     context: &Context,
     groups: &[GroupName],
@@ -183,7 +221,8 @@ pub(super) async fn publish_groups(
     format: Format,
     collect: bool,
     patience: Option<Duration>,
-) -> anyhow::Result<(Keyring, Vec<(GroupName, Publication)>)> {
+    all: &mut Vec<(GroupName, Publication)>,
+) -> anyhow::Result<Keyring> {
     let plans = plan(context, groups, choices)
         .await
         .context("nothing was published")?;
@@ -193,7 +232,6 @@ pub(super) async fn publish_groups(
     for warning in &plans.warnings {
         output::note(warning.to_string());
     }
-    let mut all = Vec::new();
     for planned in plans.groups {
         let group = planned.group().clone();
         let gate = secure_first(context, &plans.keyring, &planned, patience).await;
@@ -217,7 +255,7 @@ pub(super) async fn publish_groups(
             }
         }
     }
-    Ok((plans.keyring, all))
+    Ok(plans.keyring)
 }
 
 /// A kubelet must not be newer than the API servers: one that a release brings to another group than secure waits until

@@ -143,6 +143,7 @@ async fn publish(context: &Context, rendered: &RenderedUserData) -> anyhow::Resu
         Format::Text,
         true,
         None,
+        &mut Vec::new(),
     )
     .await?;
     upload_agent(context, rendered).await

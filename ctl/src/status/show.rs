@@ -26,6 +26,11 @@ impl Snapshot {
         }
         let silent = self.never_reported.iter();
         lines.extend(silent.map(|machine| line_of(machine, self.at)));
+        if let Some(why) = &self.machines_unknown {
+            lines.push(format!(
+                "whether machines run that have never reported is not known: {why}"
+            ));
+        }
         lines.extend(of_expiries(&self.expiries, self.at));
         lines
     }
@@ -75,6 +80,9 @@ fn of_group(group: &GroupStatus, now: Timestamp) -> Vec<String> {
             "  its signing keys are half changed: platformctl rotate signing {}",
             group.group
         ));
+    }
+    if let Some(shortage) = group.shortage() {
+        lines.push(format!("  MISSING NODES: {shortage}"));
     }
     if group.nodes.is_empty() && !group.rollout.needs_somebody() {
         lines.push("  no node has reported yet".to_owned());
