@@ -136,6 +136,8 @@ pub(super) struct Refusal {
 #[derive(Deserialize)]
 struct Members {
     #[serde(default)]
+    header: Header,
+    #[serde(default)]
     members: Vec<Member>,
 }
 
@@ -317,6 +319,14 @@ impl EtcdClient {
     /// # Errors
     /// [`EtcdError`].
     pub async fn member_list(&self) -> Result<Vec<Member>, EtcdError> {
+        Ok(self.cluster().await?.1)
+    }
+
+    /// The same, with the number of the cluster whose members they are.
+    ///
+    /// # Errors
+    /// [`EtcdError`].
+    pub async fn cluster(&self) -> Result<(u64, Vec<Member>), EtcdError> {
         #[derive(Serialize)]
         struct Ask {
             linearizable: bool,
@@ -325,7 +335,7 @@ impl EtcdClient {
         let answer: Members = self
             .ask("member list", "/v3/cluster/member/list", &ask, CALL)
             .await?;
-        Ok(answer.members)
+        Ok((answer.header.cluster_id, answer.members))
     }
 
     /// Adds a member without a vote. Gives it, and all members after the change.

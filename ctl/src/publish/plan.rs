@@ -165,6 +165,7 @@ impl Planned {
             ..planned
         };
         if !planned.is_unchanged() {
+            planned.check_etcd(context).await?;
             planned.check_artifacts(context.workspace.environment.on_aws())?;
             planned.check_not_empty(replaced.is_some())?;
             // The packed length is known only by packing.
@@ -198,6 +199,21 @@ impl Planned {
                 && c.custom.content == self.digest
                 && c.custom.agent.as_ref() == self.content.agent()
         })
+    }
+
+    /// Holds the etcd that it brings against the one that runs. Where the current release cannot be opened, nodes still do.
+    async fn check_etcd(&self, context: &Context) -> anyhow::Result<()> {
+        let (Some(next), Some(current)) = (self.content.etcd(), self.published.current()) else {
+            return Ok(());
+        };
+        let Ok(current) = crate::diff::published_release(context, current).await else {
+            return Ok(());
+        };
+        let running = current.index().etcd.as_ref();
+        match crate::rollback::etcd_behind(Some(next), running) {
+            Some(why) => Err(mistake(format!("group {}: {why}", self.group))),
+            None => Ok(()),
+        }
     }
 
     fn check_artifacts(&self, on_aws: bool) -> anyhow::Result<()> {

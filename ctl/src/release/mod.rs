@@ -228,6 +228,37 @@ fn etcd_section(
             ));
         }
     }
+    let version = workspace.environment.versions.etcd.to_string();
+    let of_etcd = rule.hold_back.iter().filter_map(|path| {
+        let tags = crate::rollback::etcd_tags(files.get(path.as_str())?);
+        (!tags.is_empty()).then_some((path, tags))
+    });
+    let of_etcd: Vec<_> = of_etcd.collect();
+    if of_etcd.len() != 1 {
+        let what = format!(
+            "{} of these manifests run etcd: it must be one",
+            of_etcd.len()
+        );
+        problems.push(failure("etcd.hold_back", what));
+    }
+    // What nodes are told must be what they run: by it they know whether their data goes back.
+    for (path, tags) in &of_etcd {
+        for tag in tags.iter().filter(|tag| **tag != version) {
+            problems.push(RenderFailure {
+                file: path.to_string(),
+                ..failure(
+                    "",
+                    format!(
+                        "it runs etcd {tag}, and etcd_version is {version}: they must be the same"
+                    ),
+                )
+            });
+        }
+    }
+    // Agents take the first for etcd's own.
+    let own = of_etcd.first().map(|(path, _)| *path);
+    let mut hold_back = rule.hold_back.clone();
+    hold_back.sort_by_key(|path| Some(path) != own);
     let size = workspace.environment.groups.get(group.as_str());
     if size.is_none() {
         problems.push(failure("etcd", format!("group {group} has no size")));
@@ -236,9 +267,9 @@ fn etcd_section(
         (true, Some(size)) => Ok(Some(EtcdSection {
             generation,
             voters: size.min.max(1),
-            version: workspace.environment.versions.etcd.to_string(),
+            version,
             base: rule.base.clone(),
-            hold_back: rule.hold_back.clone(),
+            hold_back,
             gone_after: rule.gone_after,
         })),
         _ => Err(mistaken(RenderErrors(problems))),
@@ -293,6 +324,11 @@ impl Content {
         }
         content.entries.sort_by_cached_key(|e| write_order(&e.path));
         Ok(content)
+    }
+
+    /// What it says about etcd.
+    pub(crate) fn etcd(&self) -> Option<&EtcdSection> {
+        self.etcd.as_ref()
     }
 
     /// Sets which cluster of etcd it is for, where it says so: that of now, whatever the time of its files.

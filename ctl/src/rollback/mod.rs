@@ -25,6 +25,7 @@ use crate::release::Content;
 
 pub use compose::{FromKeyring, compose};
 pub use etcd::{EtcdVersion, etcd_refusal};
+pub(crate) use etcd::{etcd_behind, etcd_tags};
 
 /// A rollback that was checked and not begun.
 #[derive(Debug)]

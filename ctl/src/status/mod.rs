@@ -17,6 +17,7 @@ use crate::exit::mistake;
 use crate::keyring::Keyring;
 
 pub use snapshot::{GroupSize, GroupStatus, Snapshot, read_group_status};
+pub(crate) use show::etcd_line;
 
 /// Reads at once.
 const PARALLEL: usize = 16;

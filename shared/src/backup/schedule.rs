@@ -18,6 +18,8 @@ pub enum Standing {
     },
     /// It has no vote yet: what it has may be half of it.
     Learner,
+    /// It knows no leader, or something is wrong with its data: what it has may be old, or no good.
+    Unfit,
 }
 
 /// Whether a member is to take a backup.
@@ -33,7 +35,7 @@ pub enum Due {
 
 /// Whether it is the turn of a member, where the last good backup was begun at `last`.
 ///
-/// The leader takes one when the period is over. Where it does not (its agent is held, or gone, or there is no leader), the
+/// The leader takes one when the period is over. Where it does not (its agent is held, or gone), the
 /// others step in one after another, each a quarter of a period later than the one before: two at once are a waste, not a
 /// fault. A time that lies in the future by more than a period is not gone by.
 #[must_use]
@@ -45,7 +47,7 @@ pub fn due(
 ) -> Due {
     let period = SignedDuration::try_from(settings.period.get()).unwrap_or(SignedDuration::MAX);
     let late = match standing {
-        Standing::Learner => return Due::Never,
+        Standing::Learner | Standing::Unfit => return Due::Never,
         Standing::Leader => SignedDuration::ZERO,
         Standing::Follower { rank } => {
             let quarters = i32::try_from(rank.saturating_add(1)).unwrap_or(i32::MAX);
@@ -139,6 +141,7 @@ mod tests {
         assert_eq!(due(third, HOUR + HOUR / 4), Due::At(at(NOW + HOUR / 2)));
         assert_eq!(due(third, 2 * HOUR), Due::Now);
         assert_eq!(due(Standing::Learner, 100 * HOUR), Due::Never);
+        assert_eq!(due(Standing::Unfit, 100 * HOUR), Due::Never);
         // A clock that was ahead must not keep backups away for ever.
         assert_eq!(due(Standing::Leader, -2 * HOUR), Due::Now);
         let far = Standing::Follower { rank: u32::MAX };

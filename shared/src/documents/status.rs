@@ -167,6 +167,11 @@ impl NodeStatus {
                 message: String::new(),
                 ..e
             }),
+            // It moves all the time.
+            etcd: s.etcd.clone().map(|e| EtcdReport {
+                revision: None,
+                ..e
+            }),
             ..s.clone()
         };
         undated(self) == undated(other)

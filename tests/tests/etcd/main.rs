@@ -15,6 +15,7 @@
 
 mod forms;
 mod heals;
+mod reforms;
 mod restores;
 mod stage;
 mod updates;

@@ -11,7 +11,7 @@ use platform_tests::node::{Node, eventually};
 use platform_tests::scene::{SECURE, Scene};
 use platform_tests::tools;
 use shared::documents::NodeStatus;
-use shared::etcd::{EtcdRole, Generation};
+use shared::etcd::{EtcdRole, Fence, Generation};
 use shared::store::keys;
 
 /// How long anything here may take on a machine that runs many tests at once.
@@ -50,8 +50,15 @@ impl Stage {
         }))
     }
 
-    /// Lays a node out, without starting its agent.
-    pub(crate) fn add(&mut self, name: &str) -> anyhow::Result<usize> {
+    /// Starts a machine whose kubelet never runs anything.
+    pub(crate) fn start_without_kubelet(&self, name: &str) -> anyhow::Result<Node> {
+        let (mut node, _) = self.lay_out(name)?;
+        node.start()?;
+        Ok(node)
+    }
+
+    /// A node with ports of its own, and its client URL.
+    fn lay_out(&self, name: &str) -> anyhow::Result<(Node, String)> {
         let [client, peer, metrics] = free_ports(3)?[..] else {
             anyhow::bail!("three ports");
         };
@@ -62,6 +69,12 @@ impl Stage {
              listen_peer_url = \"https://127.0.0.1:{peer}\"\nlisten_client_urls = [\"{client_url}\"]\n\
              metrics_url = \"http://127.0.0.1:{metrics}\"\n"
         ))?;
+        Ok((node, client_url))
+    }
+
+    /// Lays a node out, without starting its agent.
+    pub(crate) fn add(&mut self, name: &str) -> anyhow::Result<usize> {
+        let (node, client_url) = self.lay_out(name)?;
         let kubelet = EtcdKubelet::start(&node, &self.etcd)?;
         self.machines.push(Machine {
             node,
@@ -170,6 +183,14 @@ impl Stage {
         }
         ids.dedup();
         ensure!(ids.len() == 1, "{ids:x?}");
+        // What its members answer is the number that the fence says, also after a restore.
+        let etcd = self.status(0)?.etcd.context("no word of etcd")?;
+        let key = keys::etcd_fence(etcd.generation);
+        let object: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(self.scene.bucket.object(&key))?)?;
+        let body = object["body"].as_str().context("a body")?;
+        let fence: Fence = serde_json::from_str(body)?;
+        ensure!(ids == [fence.cluster_id()], "{ids:x?}, {fence:?}");
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use shared::rollout::{Admission, Stage, Window, Wish, admit};
 use super::{BASELINE_AGE, CONFLICT, RolloutError, TRIES, refused};
 use crate::disk::{CheckedRelease, Plan};
 use crate::engine::Agent;
-use crate::engine::failure::Stop;
+use crate::engine::failure::{EngineError, Failure, Retry, Stop};
 use crate::engine::state::{Adoption, State};
 use crate::rollout::{Prober, Sight, Slot};
 use crate::trouble::Source;
@@ -79,6 +79,10 @@ impl Agent {
         checked: CheckedRelease,
         plan: Plan,
     ) -> Result<State, Stop> {
+        if let Some(why) = self.etcd_stays(checked.release()).await {
+            let error = EngineError::Etcd(why);
+            return Err(Failure::new(Phase::Slot, "etcd", Retry::OnChange, error).into());
+        }
         let policy = checked.release().index().rollout.clone();
         if let Some(policy) = policy.clone().filter(|_| self.release().is_none()) {
             let prober = Prober::new(&policy.probes, checked.release());
@@ -100,6 +104,11 @@ impl Agent {
         let Some(policy) = policy.filter(|_| !self.needs_no_slot(&checked)) else {
             match unfinished {
                 Unfinished::Nothing if self.rollouts.slot.is_none() => {
+                    if let Some(waiting) = Box::pin(self.etcd_turn(&checked, &plan)).await? {
+                        return Ok(self.waits(waiting, State::Slot(adoption, checked, plan)));
+                    }
+                    self.rollouts.report.waiting = None;
+                    self.etcd_begins_restart();
                     return Ok(State::Apply(adoption, checked, plan));
                 }
                 // The slot of another release would be taken for this one's.
@@ -129,12 +138,7 @@ impl Agent {
         if self.rollouts.slot.is_none()
             && let Some(waiting) = Box::pin(self.etcd_waits(&checked, &plan)).await?
         {
-            self.decided("waits", release, &waiting.why);
-            self.rollouts.report.waiting = Some(waiting);
-            self.troubles.clear(Source::Adoption);
-            self.resume = Some(State::Slot(adoption, checked, plan));
-            self.dealt_with(None);
-            return Ok(State::Idle);
+            return Ok(self.waits(waiting, State::Slot(adoption, checked, plan)));
         }
         for _ in 0..TRIES {
             let read = match self.read_rollout().await {
@@ -225,6 +229,16 @@ impl Agent {
         }
         let later = State::Slot(adoption, checked, plan);
         Err(refused(RolloutError::Contended).resume_at(later).into())
+    }
+
+    /// Nothing more for now; the next pass goes on with `later`.
+    fn waits(&mut self, waiting: Waiting, later: State) -> State {
+        self.decided("waits", waiting.release, &waiting.why);
+        self.rollouts.report.waiting = Some(waiting);
+        self.troubles.clear(Source::Adoption);
+        self.resume = Some(later);
+        self.dealt_with(None);
+        State::Idle
     }
 
     /// What an earlier transition leaves to do before `release` may ask for a slot.
