@@ -10,6 +10,7 @@ pub mod kubelet;
 pub mod machine;
 pub mod measure;
 pub mod moto;
+pub mod netns;
 pub mod node;
 pub mod reports;
 pub mod scene;

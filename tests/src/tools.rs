@@ -41,6 +41,17 @@ fn skipped(name: &str) {
     eprintln!("!!! SKIPPED: {name} is not installed: run tests/setup.sh");
 }
 
+/// Says that what a test needs to do may not be done here, as [`find`] says it of a missing program.
+///
+/// # Panics
+///
+/// As [`find`].
+pub fn not_permitted(what: &str) {
+    let required = env::var_os("PLATFORM_REQUIRE_TOOLS").is_some_and(|value| value == "1");
+    assert!(!required, "{what}, and PLATFORM_REQUIRE_TOOLS=1");
+    eprintln!("!!! SKIPPED: {what}");
+}
+
 /// A real Terraform and a mirror of its providers.
 #[derive(Debug, Clone)]
 pub struct Terraform {

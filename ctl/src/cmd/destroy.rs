@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::Args;
 
 use super::EnvironmentArg;
+use super::etcd_guard::before_destroy;
 use super::provision::{ConsentArgs, EngineArg, Ground, ground, named};
 use crate::context::Workspace;
 use crate::exit::{Outcome, mistake};
@@ -49,6 +50,7 @@ impl DestroyArgs {
             output::note("planning…");
             let planned = session.plan(Goal::Destroyed).await?;
             output::line(planned.plan.to_string());
+            before_destroy(&workspace, &survey, self.buckets, &self.consent.waiver).await?;
             let why = match self.buckets {
                 true => {
                     "everything above is destroyed, and both buckets with the keyring and every backup"

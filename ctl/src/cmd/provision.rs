@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::build::{RenderedUserData, render_user_data};
+use super::etcd_guard::{WaiverArgs, before_apply};
 use crate::aws::Aws;
 use crate::context::{Context, Workspace};
 use crate::engine_version::{Engine, find_engine};
@@ -42,6 +43,8 @@ pub(super) struct ConsentArgs {
     /// The environment's name: what is typed where the secure group would become smaller or go.
     #[arg(long, value_name = "NAME")]
     pub(super) confirm: Option<String>,
+    #[command(flatten)]
+    pub(super) waiver: WaiverArgs,
 }
 
 /// The account as the verbs need it: the right one, with both buckets looked at.
@@ -147,6 +150,7 @@ async fn agreed(
 ) -> anyhow::Result<bool> {
     let dangers = plan.dangers();
     if !dangers.is_empty() {
+        before_apply(workspace, plan, &consent.waiver).await?;
         let why = dangers.join("; ");
         return named(session, workspace, consent, &why).await;
     }

@@ -17,6 +17,7 @@ mod forms;
 mod heals;
 mod reforms;
 mod restores;
+mod spaces;
 mod stage;
 mod updates;
 mod writer;

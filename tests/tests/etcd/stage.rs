@@ -6,7 +6,8 @@ use std::time::Duration;
 use agent::etcd::{EtcdClient, EtcdIdentity};
 use anyhow::{Context as _, ensure};
 use platform_tests::etcd::free_ports;
-use platform_tests::etcd_kubelet::EtcdKubelet;
+use platform_tests::etcd_kubelet::{EtcdKubelet, Launch};
+use platform_tests::netns::{Network, Space};
 use platform_tests::node::{Node, eventually};
 use platform_tests::scene::{SECURE, Scene};
 use platform_tests::tools;
@@ -80,6 +81,36 @@ impl Stage {
             node,
             kubelet,
             client_url,
+        });
+        Ok(self.machines.len() - 1)
+    }
+
+    /// A machine with an address of its own and the ports of the product, under its DNS name; its agent is started.
+    pub(crate) fn start_in(
+        &mut self,
+        name: &str,
+        network: &Network,
+        space: &Space,
+        amend: Option<fn(&mut serde_json::Value)>,
+    ) -> anyhow::Result<usize> {
+        let (host, ip) = (&space.host, space.ip);
+        let mut node = self.scene.node_at(SECURE, name, &network.store())?;
+        node.configure(&format!(
+            "[etcd]\npeer_url = \"https://{host}:2380\"\nclient_url = \"https://{host}:2379\"\n\
+             listen_peer_url = \"https://{ip}:2380\"\n\
+             listen_client_urls = [\"https://127.0.0.1:2379\", \"https://{ip}:2379\"]\n"
+        ))?;
+        node.run_through(space.through());
+        let launch = Launch {
+            through: space.through(),
+            amend,
+        };
+        let kubelet = EtcdKubelet::start_as(&node, &self.etcd, launch)?;
+        node.start()?;
+        self.machines.push(Machine {
+            node,
+            kubelet,
+            client_url: format!("https://{host}:2379"),
         });
         Ok(self.machines.len() - 1)
     }
