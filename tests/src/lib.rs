@@ -12,6 +12,7 @@ pub mod measure;
 pub mod moto;
 pub mod node;
 pub mod scene;
+pub mod secrets_api;
 pub mod tools;
 pub mod victim;
 pub mod workspace;

@@ -16,6 +16,7 @@
 mod forms;
 mod heals;
 mod restores;
+mod rotates;
 mod stage;
 mod updates;
 mod writer;

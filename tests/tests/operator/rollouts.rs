@@ -49,6 +49,7 @@ fn status(node: &str, release: u64, age: i64) -> NodeStatus {
         metadata_expires: None,
         rollout: RolloutReport::default(),
         backup: None,
+        rewrite: None,
         written_at: Timestamp::now() - SignedDuration::from_secs(age),
     }
 }
