@@ -38,6 +38,7 @@ mod memory;
 pub mod metrics;
 pub mod parts;
 pub mod rollout;
+pub mod rewrite;
 pub mod starting;
 pub mod status;
 pub mod systemd;

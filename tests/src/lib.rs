@@ -14,6 +14,7 @@ pub mod netns;
 pub mod node;
 pub mod reports;
 pub mod scene;
+pub mod secrets_api;
 pub mod tools;
 pub mod victim;
 pub mod workspace;

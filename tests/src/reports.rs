@@ -33,6 +33,7 @@ pub fn idle(group_name: &str, node: &str, release: u64, age: i64) -> NodeStatus 
         metadata_expires: None,
         rollout: RolloutReport::default(),
         backup: None,
+        rewrite: None,
         written_at: Timestamp::now() - SignedDuration::from_secs(age),
     }
 }

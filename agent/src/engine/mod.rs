@@ -16,6 +16,7 @@ mod host;
 mod pass;
 mod probing;
 mod report;
+mod rewrite;
 mod rollout;
 mod state;
 mod update;
@@ -40,6 +41,7 @@ use etcd::Etcd;
 use backup::Backups;
 pub use host::Host;
 use host::Patience;
+use rewrite::Rewrites;
 use rollout::Rollouts;
 use state::State;
 
@@ -203,6 +205,7 @@ pub struct Agent {
     certificates_of: Option<ReleaseNumber>,
     rollouts: Rollouts,
     backups: Backups,
+    rewrites: Rewrites,
     etcd: Etcd,
     reporter: Reporter,
 }
@@ -262,6 +265,7 @@ impl Agent {
             certificates_of: None,
             rollouts: Rollouts::in_directory(&state, parts.host.zone.clone()),
             backups: Backups::default(),
+            rewrites: Rewrites::default(),
             etcd: Etcd::at(parts.host.etcd),
             reporter: Reporter::default(),
         }

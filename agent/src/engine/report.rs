@@ -120,6 +120,7 @@ impl Agent {
             metadata_expires: self.expires,
             rollout: self.rollout_report(),
             backup: self.backups.report(),
+            rewrite: self.rewrites.report(),
             written_at: now,
         }
     }

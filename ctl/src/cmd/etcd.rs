@@ -221,16 +221,7 @@ impl RestoreArgs {
             backup.name.revision(),
             backup.node
         ));
-        let trusted = keyring.content.pki.iter();
-        let known: Vec<&str> = trusted
-            .flat_map(|p| p.encryption.trusted().map(|key| key.name.as_str()))
-            .collect();
-        let lost: Vec<&str> = backup
-            .encryption_keys
-            .iter()
-            .map(String::as_str)
-            .filter(|key| !known.contains(key))
-            .collect();
+        let lost = etcd::lost_keys(keyring.content.pki.as_ref(), backup);
         if !lost.is_empty() {
             return Err(mistake(format!(
                 "what is in backup {} was encrypted with {}, which the keyring has no more: bring an older version of the keyring \

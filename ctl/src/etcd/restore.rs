@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use shared::backup::{BackupManifest, BackupName, PART_BYTES, RestoreOrder};
 use shared::digest::Sha256Digest;
+use shared::documents::{Pki, StepMark};
 use shared::etcd::{EtcdRole, Generation};
 use shared::store::{Backoff, Fetched, keys, with_retries};
 
@@ -13,6 +14,7 @@ use super::Backup;
 use crate::context::Context;
 use crate::exit::mistake;
 use crate::keyring::{self, Keyring};
+use crate::rotate::Subject;
 use crate::status::{NodeReport, STALE_AFTER_SECONDS};
 
 /// The backup to restore: the one that was named, or else the newest that nothing speaks against.
@@ -92,7 +94,7 @@ pub async fn order(
     now: Timestamp,
 ) -> anyhow::Result<Generation> {
     let mut ordered: Option<RestoreOrder> = None;
-    let keyring = keyring::modify(context, |content| {
+    let keyring = keyring::modify_numbered(context, |content, version| {
         // A write that was not answered and has happened all the same: it is ordered once.
         if ordered.is_some() && content.etcd_restore == ordered {
             return Ok(false);
@@ -109,11 +111,48 @@ pub async fn order(
         content.etcd_generation = latest.next();
         content.etcd_restore = Some(order.clone());
         content.etcd_restoring = true;
+        if let Some(pki) = &mut content.pki {
+            read_backup(pki, backup, version, now);
+        }
         ordered = Some(order);
         Ok(true)
     })
     .await?;
     Ok(keyring.content.etcd_generation)
+}
+
+/// The names of the keys of encryption at rest that the content of `backup` needs and the keyring has no more.
+#[must_use]
+pub fn lost_keys<'a>(pki: Option<&Pki>, backup: &'a BackupManifest) -> Vec<&'a str> {
+    let older = pki.into_iter().flat_map(|p| &p.at_rest.older);
+    let mut known: BTreeSet<&str> = older.map(|o| o.key.name.as_str()).collect();
+    let keys = pki.into_iter().flat_map(Pki::encryption_keys);
+    known.extend(keys.map(|key| key.name.as_str()));
+    let needed = backup.encryption_keys.iter().map(String::as_str);
+    needed.filter(|name| !known.contains(name)).collect()
+}
+
+/// What a backup brings back may be stored under a key that was retired since: the API server is given that one to read
+/// with. And whatever was rewritten is so no more.
+fn read_backup(pki: &mut Pki, backup: &BackupManifest, version: u64, now: Timestamp) {
+    let mut reads = false;
+    for older in &mut pki.at_rest.older {
+        if backup.encryption_keys.contains(&older.key.name) {
+            older.reads = true;
+            older.retired = None;
+            reads = true;
+        }
+    }
+    let rewrote = pki.at_rest.rewrite.take().is_some();
+    if reads || rewrote {
+        let mark = StepMark {
+            keyring: version,
+            at: now,
+            groups: BTreeSet::from([backup.group.clone()]),
+        };
+        let subject = Subject::Encryption.as_str().to_owned();
+        pki.rotations.insert(subject, mark);
+    }
 }
 
 /// Ends what is under way: from the next release on, nodes have no key to the backups any more, and releases are rolled out in

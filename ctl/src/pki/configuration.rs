@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use shared::documents::{BootstrapToken, EncryptionKey, Rotating};
+use shared::documents::{BootstrapToken, Pki, Rotating};
 use shared::secret::SecretBytes;
 
 use super::kubeconfig::text;
@@ -13,9 +13,9 @@ use super::kubeconfig::text;
 ///
 /// The cipher is `secretbox`, which authenticates. `aescbc` does not, and `aesgcm` with random nonces is safe only for
 /// some 200,000 writes with one key.
-pub(super) fn encryption(keys: &Rotating<EncryptionKey>) -> SecretBytes {
-    let keys: Vec<Value> = keys
-        .trusted()
+pub(super) fn encryption(pki: &Pki) -> SecretBytes {
+    let keys: Vec<Value> = pki
+        .encryption_keys()
         .map(|key| json!({"name": key.name, "secret": STANDARD.encode(key.secret.expose())}))
         .collect();
     text(&json!({

@@ -96,6 +96,28 @@ pub fn kept<'a>(
     names.iter().copied().filter(stays).collect()
 }
 
+/// Until when the backup `name` among `names` is kept if others go on being made; none for the newest, which stays until
+/// there is a newer one.
+#[must_use]
+pub fn kept_until<'a>(
+    settings: &BackupSettings,
+    names: impl IntoIterator<Item = &'a BackupName>,
+    name: &BackupName,
+) -> Option<Timestamp> {
+    let day = |n: &BackupName| n.at().as_second().div_euclid(86_400);
+    let later: Vec<&BackupName> = names.into_iter().filter(|n| *n > name).collect();
+    if later.is_empty() {
+        return None;
+    }
+    let (all, daily) = (settings.keep_all.get(), settings.keep_daily.get());
+    let stays = match later.iter().any(|n| day(n) == day(name)) {
+        true => all,
+        false => daily.max(all),
+    };
+    let stays = SignedDuration::try_from(stays).unwrap_or(SignedDuration::MAX);
+    Some(name.at().checked_add(stays).unwrap_or(Timestamp::MAX))
+}
+
 /// Which of `names` may go, the oldest first. Nothing may where the newest is not `good`, the backup that was just made: so
 /// nothing is ever removed on the ground of a backup that might be none.
 #[must_use]
@@ -191,6 +213,9 @@ mod tests {
                 let later_that_day = names.iter().any(|o| o > name && o.at().as_second().div_euclid(86_400) == day);
                 prop_assert!(age > 30 * 86_400 || later_that_day || kept.contains(name));
                 prop_assert!(age <= 30 * 86_400 || !kept.contains(name) || Some(name) == names.last());
+                let until = kept_until(&all, &names, name);
+                prop_assert_eq!(until.is_none(), Some(name) == names.last());
+                prop_assert_eq!(kept.contains(name), until.is_none_or(|until| at(NOW) <= until));
             }
         }
     }

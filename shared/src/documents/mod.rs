@@ -17,7 +17,8 @@ pub use keyring::{
 pub use node_object::{GroupKey, NodeObjectError, open_node_object, seal_node_object};
 pub use own_files::{OwnFile, OwnFiles};
 pub use pki::{
-    Authority, AuthorityName, BootstrapToken, Certified, EncryptionKey, KeyPair, Pki, SshKey,
+    AtRest, Authority, AuthorityName, BootstrapToken, Certified, EncryptionKey, KeyPair, OlderKey,
+    Pki, RewriteMark, SshKey,
 };
 pub use report::{
     BackupFailed, BackupReport, DECISIONS_KEPT, Decision, LastBackup, ProbeReport, RevertReport,

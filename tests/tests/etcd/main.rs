@@ -17,6 +17,7 @@ mod forms;
 mod heals;
 mod reforms;
 mod restores;
+mod rotates;
 mod spaces;
 mod stage;
 mod updates;
