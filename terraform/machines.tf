@@ -35,7 +35,7 @@ resource "aws_launch_template" "machine" {
   image_id               = local.image_id
   instance_type          = var.groups[each.key].flavor
   key_name               = aws_key_pair.operator.key_name
-  user_data              = base64encode(var.groups[each.key].user_data)
+  user_data              = base64gzip(var.groups[each.key].user_data)
   vpc_security_group_ids = [each.value]
   update_default_version = true
 

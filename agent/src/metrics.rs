@@ -215,7 +215,7 @@ impl Metrics {
             ),
             (
                 "certificate_expiry_timestamp_seconds",
-                "When the first certificate in the release's files expires, 0 where there is none",
+                "When the first certificate in the release's files, or the kubelet's that the agent issued, expires; 0 where there is none",
                 &m.certificate_expiry,
             ),
             ("hold", "1 while a person holds the node", &m.hold),

@@ -15,7 +15,7 @@ use shared::wrap::KmsWrap;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-pub use desk::{BUCKET, with_credentials};
+pub use desk::{BUCKET, fake_agent, with_credentials};
 
 use crate::tools;
 

@@ -201,8 +201,8 @@ pub struct Agent {
     adopted: Option<ReleaseNumber>,
     /// More was done than to ask: some of what it took can be given back.
     worked: bool,
-    /// The release whose certificates were looked at for the metric.
-    certificates_of: Option<ReleaseNumber>,
+    /// The release whose certificates were looked at for the metric, and when the first of them ends.
+    certificates_of: (Option<ReleaseNumber>, Option<Timestamp>),
     rollouts: Rollouts,
     backups: Backups,
     rewrites: Rewrites,
@@ -262,7 +262,7 @@ impl Agent {
             repaired: 0,
             adopted: None,
             worked: false,
-            certificates_of: None,
+            certificates_of: (None, None),
             rollouts: Rollouts::in_directory(&state, parts.host.zone.clone()),
             backups: Backups::default(),
             rewrites: Rewrites::default(),

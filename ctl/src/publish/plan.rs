@@ -16,7 +16,7 @@ use super::{
     Choices, Publication, Published, after_burned, following, good, read_published, relist,
     relist_artifacts, renew_if_due, seal_release, targets_of,
 };
-use crate::artifact::{ArtifactEntry, ArtifactList, FILE, ensure, join};
+use crate::artifact::{AGENT, ArtifactEntry, ArtifactList, FILE, ensure, join, upload_agent};
 use crate::context::Context;
 use crate::exit::mistake;
 use crate::gc::CollectionWatch;
@@ -270,6 +270,10 @@ impl Planned {
                 )
             })?;
             ensure(context, std::slice::from_ref(&self.group), entry).await?;
+            // New machines may install the same, rather than begin with an update.
+            if entry.name == AGENT {
+                upload_agent(context, entry).await?;
+            }
         }
         Ok(())
     }

@@ -15,9 +15,10 @@ use crate::pki::{
 
 /// How long a service account's token may be used after it was issued: kubelet replaces a pod's within a day.
 const ACCOUNT_TOKENS: SignedDuration = SignedDuration::from_hours(48);
-/// How long a kubelet's certificate lives (kube-controller-manager's default of `--cluster-signing-duration`): the
-/// kubelet asks for another when it likes, and no report says by which authority its present one was issued.
-const KUBELET_CERTIFICATES: SignedDuration = SignedDuration::from_hours(24 * 365);
+/// How long a kubelet's certificate lives (`--cluster-signing-duration` of kube-controller-manager, and a day for the
+/// rollout of its last one that signs with the predecessor): the kubelet asks for another when it likes, and no report says
+/// by which authority its present one was issued.
+const KUBELET_CERTIFICATES: SignedDuration = SignedDuration::from_hours(720 + 24);
 
 /// Something in the keyring that is replaced in steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

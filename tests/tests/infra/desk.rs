@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use platform_tests::moto::{Moto, REGION, with_credentials};
+use platform_tests::moto::{Moto, REGION, fake_agent, with_credentials};
 use platform_tests::tools::{self, Terraform};
 use platform_tests::workspace::platformctl;
 use serde_json::Value;
@@ -76,7 +76,11 @@ impl Desk {
         let prepared: Value = parsed(&mut prepare);
         let text = |name: &str| prepared[name].as_str().unwrap().to_owned();
         let directory = moto.lay_out(&text("key")).unwrap();
-        fs::write(directory.path().join("platform-agent"), b"\x7fELF an agent").unwrap();
+        fs::write(
+            directory.path().join("platform-agent"),
+            fake_agent("an agent"),
+        )
+        .unwrap();
         fs::write(directory.path().join("empty.tfrc"), "").unwrap();
         let desk = Self {
             moto,

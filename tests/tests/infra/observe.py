@@ -1,6 +1,7 @@
 """What there is in the account, as JSON: asked of the API with boto3, sorted, without what differs from run to run."""
 
 import base64
+import gzip
 import json
 import sys
 
@@ -47,7 +48,7 @@ def template(t):
     return {
         "name": t["LaunchTemplateName"],
         "tags": tags(t),
-        "user_data": base64.b64decode(data["UserData"]).decode(),
+        "user_data": gzip.decompress(base64.b64decode(data["UserData"])).decode(),
         "image": data["ImageId"],
         "type": data["InstanceType"],
         "metadata": data.get("MetadataOptions"),
