@@ -63,12 +63,17 @@ pub(crate) struct Work<'a> {
     pub(crate) checked: &'a CheckedRelease,
     pub(crate) pod_end: &'a dyn PodEnd,
     pub(crate) at_step: &'a AtStep,
+    pub(crate) may_write: &'a dyn Fn() -> bool,
     pub(crate) outcomes: Vec<FileOutcome>,
 }
 
 impl Work<'_> {
     pub(crate) fn step(&self, name: &'static str) -> Result<(), DiskError> {
-        (self.at_step)(name)
+        (self.at_step)(name)?;
+        match (self.may_write)() {
+            true => Ok(()),
+            false => Err(DiskError::OutOfTime),
+        }
     }
 
     pub(crate) fn report(&mut self, path: impl ToString, outcome: Outcome) {

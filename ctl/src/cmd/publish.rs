@@ -18,6 +18,7 @@ use crate::keyring::Keyring;
 use crate::output::{self, Format, Progress};
 use crate::publish::{Choices, Planned, Publication, STEPS, plan};
 use crate::rollouts::{self, Verdict, Waited, Waiting};
+use crate::skew;
 use crate::status::read_group_status;
 use crate::userdata::AgentBinary;
 
@@ -258,9 +259,9 @@ pub(super) async fn publish_groups(
     Ok(plans.keyring)
 }
 
-/// A kubelet must not be newer than the API servers: one that a release brings to another group than secure waits until
-/// every secure node has its own release. With patience the wait is ours.
-async fn secure_first(
+/// A kubelet must not be newer than the API servers: one that a release brings to another group than secure waits until they
+/// are as new on every secure node. With patience the wait is ours. Nor may secure go back behind a kubelet.
+pub(super) async fn secure_first(
     context: &Context,
     keyring: &Keyring,
     planned: &Planned,
@@ -268,32 +269,27 @@ async fn secure_first(
 ) -> anyhow::Result<()> {
     let secure = GroupName::new(SECURE)?;
     if *planned.group() == secure {
-        return Ok(());
+        return skew::keep_ahead_of_kubelets(context, keyring, planned).await;
     }
-    let Some((has, brings)) = planned.other_kubelet() else {
+    let Some(mut too_old) = skew::objection(context, keyring, planned).await? else {
         return Ok(());
     };
     let (status, _) = read_group_status(context, keyring, &secure).await?;
-    let Some(release) = status.published else {
-        return Ok(());
-    };
-    let mut view = status.rollout;
-    if let Some(patience) = patience.filter(|_| view.verdict(release) == Verdict::Wait) {
+    if let Some((patience, release)) = patience.zip(status.published)
+        && status.rollout.verdict(release) == Verdict::Wait
+    {
         let groups = [(secure, release)];
-        let (_, mut waited) = wait(context, keyring, &groups, patience).await?;
-        view = waited.pop().map_or(view, |w| w.rollout);
+        wait(context, keyring, &groups, patience).await?;
+        match skew::objection(context, keyring, planned).await? {
+            None => return Ok(()),
+            Some(still) => too_old = still,
+        }
     }
-    match view.verdict(release) {
-        Verdict::Done => Ok(()),
-        _ => Err(anyhow::anyhow!(
-            "it brings {brings} in the place of {has}, and a kubelet must not be newer than the API servers: release \
-             {release} of group {SECURE} is on {} of {} nodes ({}). Publish again when it is on all; with --wait the publish \
-             waits for it",
-            view.done,
-            view.nodes,
-            view.state.to_string().replace('\n', "; ")
-        )),
-    }
+    let (has, brings) = planned.other_kubelet().unwrap_or_default();
+    Err(anyhow::anyhow!(
+        "it brings {brings} in the place of {has}, and a kubelet must not be newer than the API servers of group {SECURE} \
+         ({too_old}). Publish again when all of them are as new; with --wait the publish waits for a rollout that is under way"
+    ))
 }
 
 /// Puts the agent that new machines install into the bucket. One that was asked for must be there; a publish by

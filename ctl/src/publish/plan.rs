@@ -23,6 +23,7 @@ use crate::gc::CollectionWatch;
 use crate::keyring::{self, Keyring};
 use crate::lint::Finding;
 use crate::release::{Content, prepare};
+use crate::skew::KubeVersion;
 
 /// A publish of several groups that was checked and not begun.
 #[derive(Debug)]
@@ -192,7 +193,13 @@ impl Planned {
         other_kubelet(&current.custom.artifacts, &brings)
     }
 
-    fn is_unchanged(&self) -> bool {
+    /// The version of the API server that it brings, where it brings one.
+    #[must_use]
+    pub fn api_server(&self) -> Option<KubeVersion> {
+        KubeVersion::of_api_server(self.content.manifests())
+    }
+
+    pub(crate) fn is_unchanged(&self) -> bool {
         let current = self.published.current();
         current.is_some_and(|c| {
             !self.step_is_due

@@ -78,6 +78,9 @@ pub async fn rollback(
     let content = match composed {
         Ok(mut content) => {
             content.set_etcd_generation(keyring.content.etcd_generation);
+            if group.as_str() == crate::env::SECURE {
+                content.set_rollout_if_none(running.index().rollout.as_ref());
+            }
             content
         }
         Err(found) => {

@@ -25,9 +25,10 @@ pub use report::{
     RolloutReport, SlotReport, Transition, Waiting,
 };
 pub use rollout::{
-    FAILED_KEPT, FORGOTTEN_KEPT, FailedAdoption, Forgotten, Halt, Holder, HolderWork, InvalidNonce,
-    Nonce, PROBE_LINE_CHARACTERS, PROBE_LINES, Pause, REASON_CHARACTERS, ROLLOUT_FORMAT, Retry,
-    RolloutDocument, RolloutDocumentError, Unavailable, UnavailableWhy, kept_line, kept_lines,
+    ANSWER_LINES, FAILED_KEPT, FORGOTTEN_KEPT, FailedAdoption, Forgotten, Halt, Holder, HolderWork,
+    InvalidNonce, Nonce, PROBE_LINE_CHARACTERS, PROBE_LINES, Pause, REASON_CHARACTERS,
+    ROLLOUT_FORMAT, Retry, RolloutDocument, RolloutDocumentError, Unavailable, UnavailableWhy,
+    kept_line, kept_lines,
 };
 pub use rotating::{OutOfStep, Rotating, Step};
 pub use rotation::StepMark;

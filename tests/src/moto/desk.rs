@@ -41,6 +41,12 @@ impl Moto {
     pub fn lay_out(&self, key: &str) -> anyhow::Result<TempDir> {
         let directory = TempDir::new()?;
         write_manifests(directory.path())?;
+        // For real machines there must be one; without a probe nobody has to wait.
+        let policy = "max_unavailable: 1\nsettle: 0s\n";
+        std::fs::write(
+            directory.path().join("manifests/secure/rollout.yaml"),
+            policy,
+        )?;
         for group in ["secure", "compute"] {
             let path = format!("manifests/{group}/node.yaml");
             fs::write(directory.path().join(path), "restarts: []\nartifacts: []\n")?;

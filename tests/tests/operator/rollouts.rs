@@ -416,6 +416,7 @@ async fn a_node_explains_itself() {
         at: Timestamp::now(),
         what: "rollouts/secure.json: asked for a slot\u{1b}[2J".to_owned(),
         release: Some(n(1)),
+        object: Some("rollouts/secure.json".to_owned()),
         digest: Some(Sha256Digest::of(b"bundle")),
         result: "waits: i-2 tries it first".to_owned(),
     }];

@@ -129,7 +129,10 @@ impl Agent {
             self.network(Phase::Idle, CHANGE_DEADLINE, asking).await?;
         match done {
             Ok(()) => {
-                self.decided(&told(&change), pass.known.release, "done");
+                let digest = self.with_disk(|disk| disk.bundle_digest());
+                let object = "etcd's members".to_owned();
+                let release = pass.known.release;
+                self.decided(&told(&change), release, digest, object, "done");
                 Ok(None)
             }
             Err(e) if e.kind == EtcdErrorKind::NotInSync => {

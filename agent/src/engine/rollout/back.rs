@@ -63,9 +63,10 @@ impl Agent {
                 return Err(refused(RolloutError::Contended).into());
             }
         }
-        self.decided(
+        self.decided_slot(
             "gives the slot back",
             slot.release,
+            slot.bundle,
             match slot.stage {
                 Stage::Committed => "committed",
                 Stage::Reverted | Stage::Reverting => "failed",

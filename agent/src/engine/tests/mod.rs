@@ -3,6 +3,7 @@ mod disk;
 mod faults;
 mod host;
 mod refusals;
+mod rollouts;
 mod world;
 
 use shared::documents::{GroupKey, NodeStatus, Phase, open_node_object};
