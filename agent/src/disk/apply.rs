@@ -113,6 +113,7 @@ impl Disk {
         (self.at_step)("apply::ledger.after")?;
         let mut files = self.change(checked, plan)?;
         (self.at_step)("apply::commit.before")?;
+        // §6.7: the new files only.
         let committed = self.ledger.committed(to, checked.wanted());
         if committed != self.ledger {
             committed.save(&self.paths)?;
@@ -148,13 +149,7 @@ impl Disk {
     }
 
     pub(crate) fn work<'a>(&'a self, checked: &'a CheckedRelease) -> Work<'a> {
-        Work {
-            paths: &self.paths,
-            checked,
-            pod_end: self.pod_end.as_ref(),
-            at_step: &self.at_step,
-            outcomes: Vec::new(),
-        }
+        Work::new(&self.paths, checked, self.pod_end.as_ref(), &self.at_step)
     }
 }
 
