@@ -37,16 +37,17 @@ impl Agent {
         let key = keys::target(&self.identity.group, &target.sha256, &target.name);
         let length = target.length;
         let limit = deadline_for(length);
-        let get = async move { store.get(&key, length, None).await };
+        let name = key.clone();
+        let get = async move { store.get(&name, length, None).await };
         let fetched = self
-            .network(Phase::Fetch, limit, get)
+            .network_on(Phase::Fetch, || format!("reading {key}"), limit, get)
             .await?
             .map_err(|e| Failure::store(Phase::Fetch, e))?;
         let bytes = match fetched {
             Fetched::Object { bytes, .. } => bytes,
             Fetched::NotModified => Bytes::new(),
         };
-        match is_signed(target, &bytes) {
+        match is_signed(target, &key, &bytes) {
             Ok(()) => Ok(State::Decrypt(adoption, bytes)),
             // What the way here broke, the next attempt may bring whole.
             Err(error) => {
@@ -69,9 +70,11 @@ impl Agent {
             release: custom.release.get(),
         };
         let wrap = self.key_wrap.clone();
+        let (release, key) = (custom.release, custom.identity.key.clone());
+        let what = || format!("unwrapping the identity of release {release} with the key {key}");
         let unwrapping = async move { wrap.unwrap(&custom.identity, &context).await };
         let unwrapped = match self
-            .network(Phase::Decrypt, UNWRAP_DEADLINE, unwrapping)
+            .network_on(Phase::Decrypt, what, UNWRAP_DEADLINE, unwrapping)
             .await
         {
             Ok(Ok(identity)) => Ok(identity),
@@ -257,9 +260,13 @@ impl Agent {
     }
 }
 
-fn is_signed(target: &ReleaseTarget, bytes: &[u8]) -> Result<(), EngineError> {
+fn is_signed(target: &ReleaseTarget, key: &str, bytes: &[u8]) -> Result<(), EngineError> {
+    let refused = |why| EngineError::NotTheSignedBundle {
+        key: key.to_owned(),
+        why,
+    };
     if bytes.len() as u64 != target.length {
-        return Err(EngineError::NotTheSignedBundle(format!(
+        return Err(refused(format!(
             "{} of {} bytes",
             bytes.len(),
             target.length
@@ -267,7 +274,7 @@ fn is_signed(target: &ReleaseTarget, bytes: &[u8]) -> Result<(), EngineError> {
     }
     let digest = Sha256Digest::of(bytes);
     if digest != target.sha256 {
-        return Err(EngineError::NotTheSignedBundle(format!(
+        return Err(refused(format!(
             "its digest is {}, not {}",
             digest.short(),
             target.sha256.short()

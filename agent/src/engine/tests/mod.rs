@@ -3,6 +3,7 @@ mod disk;
 mod faults;
 mod host;
 mod refusals;
+mod waiting;
 mod world;
 
 use shared::documents::{GroupKey, NodeStatus, Phase, open_node_object};

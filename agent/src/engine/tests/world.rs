@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use shared::bundle::{
-    Artifact, FileEntry, Index, Mode, Origin, Release, Restart, new_identity, pack, seal,
+    Artifact, FileEntry, Index, Mode, Origin, Release, Restart, RolloutPolicy, new_identity, pack,
+    seal,
 };
 use shared::digest::Sha256Digest;
 use shared::documents::{GroupKey, NodeStatus};
@@ -219,6 +220,8 @@ pub(super) struct World {
     /// What the next releases ask of the host.
     pub(super) artifacts: Vec<Artifact>,
     pub(super) restarts: Vec<Restart>,
+    /// How they are rolled out.
+    pub(super) rollout: Option<RolloutPolicy>,
     /// Targets that are signed with them.
     pub(super) listed: Vec<ListedTarget>,
     pub(super) dir: tempfile::TempDir,
@@ -264,9 +267,14 @@ impl World {
             version: 0,
             artifacts: Vec::new(),
             restarts: Vec::new(),
+            rollout: None,
             listed: Vec::new(),
             dir,
         }
+    }
+
+    pub(super) fn group_key(&self) -> &GroupKey {
+        &self.group_key
     }
 
     pub(super) fn paths(&self) -> NodePaths {
@@ -355,7 +363,7 @@ impl World {
                 .collect(),
             restarts: self.restarts.clone(),
             artifacts: self.artifacts.clone(),
-            rollout: None,
+            rollout: self.rollout.clone(),
             etcd: None,
         };
         let contents = files
