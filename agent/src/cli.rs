@@ -17,7 +17,8 @@ pub const LOG_VARIABLE: &str = "PLATFORM_AGENT_LOG";
 /// Keeps this node's manifests and secrets at the published release.
 ///
 /// Exit codes: 0 done, 1 failed, 2 usage or configuration (a second agent too), 3 it differs: `verify` found that the
-/// disk is not as recorded, or `once` found that a person holds the node.
+/// disk is not as recorded, or a file in the manifest directory that is not the agent's; `once` found that a person holds
+/// the node, or that the published release is not on it, for it waits.
 #[derive(Debug, Parser)]
 #[command(name = "platform-agent", version)]
 pub struct Cli {
@@ -34,9 +35,11 @@ pub struct Cli {
 pub enum Command {
     /// Run until stopped: ask, verify, adopt, repair, report.
     Run(ConfigArgs),
-    /// One pass: ask, adopt what is new, repair, report. Exits 3 while the node is held.
+    /// One pass: ask, adopt what is new, repair, report. Exits 3 while the node is held, or the published release waits for
+    /// its turn, a pause or a halt; 1 where anything failed, also beside an adoption.
     Once(ConfigArgs),
-    /// Compare the disk with the ledger, without network and without changing anything. Exits 3 where they differ.
+    /// Compare the disk with the ledger, without network and without changing anything. Exits 3 where they differ, and where
+    /// kubelet runs a manifest that is not the agent's.
     Verify(ConfigArgs),
     /// Suspend repair and adoption on this node, for a person who works on it; or end that.
     Hold(HoldArgs),

@@ -145,25 +145,53 @@ async fn once(config: &Config) -> anyhow::Result<Exit> {
     let metrics = Metrics::new(config.poll_interval);
     let mut agent = Agent::new(parts::open(config, facts, metrics).await?);
     let outcome = agent.once().await;
+    let (line, exit) = ended(&agent, outcome)?;
+    say(&line)?;
+    Ok(exit)
+}
+
+/// What a person is told of one pass, and how it ends: only a node that is well and has what is published is done.
+pub(crate) fn ended(agent: &Agent, outcome: Outcome) -> anyhow::Result<(String, Exit)> {
     let release = match agent.release() {
         Some(n) => format!("release {n}"),
         None => "no release".to_owned(),
     };
-    match outcome {
-        Outcome::Adopted(release) => say(&format!("adopted release {release}")),
-        Outcome::Updated => say("updated this agent: run it again"),
-        Outcome::Unchanged => say(&format!("{release} is current")),
-        Outcome::Held => {
+    let error = agent.error();
+    Ok(match (outcome, error, agent.waits_for()) {
+        (Outcome::Updated, _, _) => ("updated this agent: run it again".to_owned(), Exit::Done),
+        (Outcome::Held, _, _) => {
             let reason = agent.hold().map_or("", |h| h.reason.as_str());
-            say(&format!("{release}, held: {reason}"))?;
-            return Ok(Exit::Differs);
+            (format!("{release}, held: {reason}"), Exit::Differs)
         }
-        Outcome::Failed | Outcome::Interrupted => match agent.error() {
-            Some(error) => anyhow::bail!("{release} stays; {}: {}", error.phase, error.message),
-            None => anyhow::bail!("{release} stays; interrupted"),
-        },
-    }?;
-    Ok(Exit::Done)
+        (Outcome::Adopted(adopted), Some(error), _) => anyhow::bail!(
+            "adopted release {adopted}, but {}: {}",
+            error.phase,
+            error.message
+        ),
+        (Outcome::Adopted(adopted), None, Some((published, why))) => (
+            format!("adopted release {adopted}; release {published} is published and waits: {why}"),
+            Exit::Differs,
+        ),
+        (Outcome::Adopted(adopted), None, None) => {
+            (format!("adopted release {adopted}"), Exit::Done)
+        }
+        (_, Some(error), _) => {
+            anyhow::bail!("{release} stays; {}: {}", error.phase, error.message)
+        }
+        (Outcome::Failed | Outcome::Interrupted, None, _) => {
+            anyhow::bail!("{release} stays; interrupted")
+        }
+        (Outcome::Unchanged | Outcome::Waiting, None, Some((published, why))) => (
+            format!("{release} stays; release {published} is published and waits: {why}"),
+            Exit::Differs,
+        ),
+        (Outcome::Unchanged | Outcome::Waiting, None, None) if agent.release().is_none() => {
+            ("nothing is published yet".to_owned(), Exit::Differs)
+        }
+        (Outcome::Unchanged | Outcome::Waiting, None, None) => {
+            (format!("{release} is current"), Exit::Done)
+        }
+    })
 }
 
 fn verify(config: &Config) -> anyhow::Result<Exit> {
@@ -172,7 +200,9 @@ fn verify(config: &Config) -> anyhow::Result<Exit> {
         say(&format!("{}: {}", drift.path, drift.kind))?;
     }
     for foreign in &seen.foreign {
-        say(&format!("{foreign}: not the agent's"))?;
+        say(&format!(
+            "manifests/{foreign}: not the agent's, and kubelet runs it: move it out of the manifest directory"
+        ))?;
     }
     if let Some(release) = seen.applying {
         say(&format!("release {release} is half applied"))?;
@@ -186,7 +216,8 @@ fn verify(config: &Config) -> anyhow::Result<Exit> {
             "the verified copy of release {release} is damaged"
         ))?;
     }
-    if seen.is_clean() && seen.copy_intact {
+    // No drift that the agent could repair, and yet the node runs what nobody published.
+    if seen.is_clean() && seen.copy_intact && seen.foreign.is_empty() {
         say(&format!("{} files as in release {release}", seen.files))?;
         return Ok(Exit::Done);
     }

@@ -32,6 +32,9 @@ pub struct Description {
     /// Files, relative to the node's own directory, that are cut off in the middle after `before/` was adopted.
     #[serde(default)]
     pub cut: Vec<String>,
+    /// The same, removed.
+    #[serde(default)]
+    pub remove: Vec<String>,
     /// How it must end.
     pub expect: Expect,
 }

@@ -32,10 +32,26 @@ pub fn find(name: &str) -> Option<PathBuf> {
     found
 }
 
-fn skipped(name: &str) {
-    let required = env::var_os("PLATFORM_REQUIRE_TOOLS").is_some_and(|value| value == "1");
+/// Says loudly that this test is skipped, and why. The caller returns from the test.
+///
+/// # Panics
+///
+/// Where `PLATFORM_REQUIRE_TOOLS=1` (as in CI): there, a test that proves nothing is a failure.
+pub fn skip(why: &str) {
     assert!(
-        !required,
+        !are_required(),
+        "this test would be skipped, and PLATFORM_REQUIRE_TOOLS=1: {why}"
+    );
+    eprintln!("!!! SKIPPED: {why}");
+}
+
+fn are_required() -> bool {
+    env::var_os("PLATFORM_REQUIRE_TOOLS").is_some_and(|value| value == "1")
+}
+
+fn skipped(name: &str) {
+    assert!(
+        !are_required(),
         "{name} is not installed, and PLATFORM_REQUIRE_TOOLS=1: run tests/setup.sh"
     );
     eprintln!("!!! SKIPPED: {name} is not installed: run tests/setup.sh");

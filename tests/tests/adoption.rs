@@ -376,6 +376,13 @@ async fn a_foreign_file_is_reported_and_never_touched() -> Result {
         })
         .await?;
     assert_eq!(node.metric("platform_agent_foreign_files").await?, 1.0);
+    let verified = node.run_verb("verify", &[]).await?;
+    let said = String::from_utf8_lossy(&verified.stdout);
+    assert_eq!(verified.status.code(), Some(3), "{verified:?}");
+    assert!(
+        said.contains("manifests/mine.yaml: not the agent's, and kubelet runs it"),
+        "{said}"
+    );
     assert_eq!(
         node.metric("platform_agent_drift_repaired_total").await?,
         0.0

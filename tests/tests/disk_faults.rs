@@ -10,6 +10,7 @@ use anyhow::{Context as _, ensure};
 use platform_tests::faulty_proxy::{Fault, FaultyProxy};
 use platform_tests::node::{Node, PATIENCE, eventually};
 use platform_tests::scene::{COMPUTE, Pod, Scene, write_pod};
+use platform_tests::tools;
 use shared::documents::NodeStatus;
 
 type Result = anyhow::Result<()>;
@@ -18,7 +19,8 @@ type Result = anyhow::Result<()>;
 struct Mount(PathBuf);
 
 impl Mount {
-    /// A tmpfs of `size` on `directory`; none where this user may not mount, which is said.
+    /// A tmpfs of `size` on `directory`; none where this user may not mount: a skip that is said, and a failure where tools
+    /// are required.
     fn tmpfs(directory: &Path, size: &str) -> anyhow::Result<Option<Self>> {
         fs::create_dir_all(directory)?;
         let options = format!("size={size},mode=0755");
@@ -29,12 +31,12 @@ impl Mount {
         if mounted.status.success() {
             return Ok(Some(Self(directory.to_owned())));
         }
-        // Mounting is a privilege of the place that the tests run in, and no tool that could be installed there.
+        // Mounting is a privilege of the place that the tests run in: it fails there and not in the code under test.
         let said = String::from_utf8_lossy(&mounted.stderr);
         let refused = ["permission denied", "must be superuser", "not permitted"];
         let refused = refused.iter().any(|why| said.to_lowercase().contains(why));
         ensure!(refused, "a tmpfs cannot be mounted: {mounted:?}");
-        eprintln!("!!! SKIPPED: this place does not let the tests mount a tmpfs: {said}");
+        tools::skip(&format!("the tests may not mount a tmpfs here: {said}"));
         Ok(None)
     }
 

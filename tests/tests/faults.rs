@@ -90,6 +90,23 @@ impl Object {
         }
     }
 
+    /// What an error about it must say: its whole key. Where its bytes came, and are not those that were signed, its group
+    /// and its role.
+    fn named(self, fault: &Fault) -> &'static [&'static str] {
+        match (self, fault) {
+            (Self::Timestamp, Fault::FlipByte(_)) => &["metadata of group secure", "timestamp"],
+            (Self::NextRoot, Fault::FlipByte(_)) => &["metadata of group secure", "root"],
+            (Self::Snapshot, Fault::FlipByte(_)) => &["metadata of group secure", "snapshot"],
+            (Self::Targets, Fault::FlipByte(_)) => &["metadata of group secure", "targets"],
+            (Self::Timestamp, _) => &["groups/secure/metadata/timestamp.json"],
+            (Self::NextRoot, _) => &["groups/secure/metadata/2.root.json"],
+            (Self::Snapshot, _) => &["groups/secure/metadata/2.snapshot.json"],
+            (Self::Targets, _) => &["groups/secure/metadata/2.targets.json"],
+            (Self::Bundle, _) => &["groups/secure/targets/"],
+            (Self::Status, _) => &["nodes/secure/"],
+        }
+    }
+
     const fn phase(self) -> &'static str {
         match self {
             Self::Timestamp => "idle",
@@ -220,7 +237,13 @@ async fn act(
                 error.kind == kind,
                 "the status says {error:?}, and the metric {kind}"
             );
-            ensure!(!error.message.is_empty());
+            for part in object.named(fault) {
+                ensure!(
+                    error.message.contains(part),
+                    "the error does not name {part}: {}",
+                    error.message
+                );
+            }
             ensure!(
                 status.release.map(|r| r.get()) == Some(1),
                 "{:?}",
@@ -244,6 +267,14 @@ async fn act(
             ensure!(
                 !said.is_empty(),
                 "the log does not say that the status ({kind}) is not written"
+            );
+            let names_it = |line: &serde_json::Value| {
+                let error = line.get("error").and_then(serde_json::Value::as_str);
+                error.is_some_and(|e| e.contains("nodes/secure/"))
+            };
+            ensure!(
+                said.iter().all(names_it),
+                "the object is not named: {said:?}"
             );
             let written = stage.scene.status(node).is_ok();
             let applied = *fault == Fault::LostAnswer

@@ -129,6 +129,7 @@ impl Disk {
         (self.at_step)("apply::ledger.after")?;
         let mut files = self.change(checked, plan, may_write)?;
         (self.at_step)("apply::commit.before")?;
+        // §6.7: the new files only.
         let committed = self.ledger.committed(to, checked.wanted());
         if committed != self.ledger {
             committed.save(&self.paths)?;
@@ -152,10 +153,8 @@ impl Disk {
         plan: &Plan,
         may_write: &dyn Fn() -> bool,
     ) -> Result<Vec<FileOutcome>, DiskError> {
-        let mut work = Work {
-            may_write,
-            ..self.work(checked)
-        };
+        let mut work = self.work(checked);
+        work.may_write = may_write;
         work.secret_directories(&plan.create_secret_directories)?;
         let host_files = work.stage(&plan.write_host, HOST_STEPS)?;
         let manifests = work.stage(&plan.write_manifests, MANIFEST_STEPS)?;
@@ -172,14 +171,7 @@ impl Disk {
     }
 
     pub(crate) fn work<'a>(&'a self, checked: &'a CheckedRelease) -> Work<'a> {
-        Work {
-            paths: &self.paths,
-            checked,
-            pod_end: self.pod_end.as_ref(),
-            at_step: &self.at_step,
-            may_write: &|| true,
-            outcomes: Vec::new(),
-        }
+        Work::new(&self.paths, checked, self.pod_end.as_ref(), &self.at_step)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a release must be before the first byte of it is written.
+//! What a release must be before the first byte of it is written (§6.4).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -147,11 +147,13 @@ fn check_place(release: &Release, ledger: &Ledger) -> Vec<CheckProblem> {
             expected: format!("{}/{}", ledger.environment, ledger.group),
         });
     }
+    // §6.4: not older than what is on disk.
     if let Some(committed) = ledger.release.map(|c| c.release)
         && index.release < committed
     {
         problems.push(CheckProblem::Older { committed });
     }
+    // §6.4: not without any manifest where there were some.
     let is_manifest = |path: &OwnedPath| matches!(path.place(), OwnedPlace::Manifest(_));
     let had = ledger.files.iter().any(|file| is_manifest(&file.path));
     let has = |entry: &EntryPath| matches!(entry.place(), Place::Manifest(_));
@@ -171,6 +173,7 @@ fn check_manifests(
         let Place::Manifest(file) = entry.path.place() else {
             continue;
         };
+        // §6.4: exactly one Pod that the kubelet accepts.
         match check_manifest(file, bytes.expose()) {
             Ok(pod) => pods.push((file.to_owned(), pod)),
             Err(found) => problems.extend(found.into_iter().map(|problem| {
@@ -179,6 +182,7 @@ fn check_manifests(
             })),
         }
     }
+    // §6.4: no two of one name or host port.
     problems.extend(check_set(&pods).into_iter().map(CheckProblem::Set));
     for (file, pod) in &pods {
         for mount in &pod.host_paths {
@@ -195,7 +199,7 @@ fn check_manifests(
     pods.into_iter().collect()
 }
 
-/// What is wrong with mounting a path: a pod sees its own secret directory of this release, and no other secrets.
+/// What is wrong with mounting a path: a pod sees its own secret directory of this release, and no other secrets (§6.4).
 fn shows_wrong_secrets(
     path: &str,
     to: &PodSummary,
@@ -229,6 +233,7 @@ fn check_certificates(release: &Release, now: Timestamp, problems: &mut Vec<Chec
             files.insert(name.to_owned(), bytes.expose());
         }
     }
+    // §6.4: certificates parse, match their keys and are valid now.
     for (directory, files) in &directories {
         let report = check_pem_files(directory, files, now);
         problems.extend(report.problems.into_iter().map(CheckProblem::Certificate));

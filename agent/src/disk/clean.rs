@@ -1,4 +1,4 @@
-//! Removing what earlier releases left: never before the pods that have it mounted can have ended.
+//! Removing what earlier releases left: never before the pods that have it mounted can have ended (§6.7).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -57,9 +57,9 @@ impl Disk {
         }
         if !unused.is_empty() {
             let mut cleaned = self.ledger.clone();
-            cleaned
-                .secret_directories
-                .retain(|owned| !unused.contains(owned));
+            for gone in &unused {
+                cleaned.secret_directories.remove(gone);
+            }
             cleaned.save(&self.paths)?;
             self.ledger = cleaned;
         }
@@ -85,7 +85,7 @@ pub(crate) fn found(paths: &NodePaths, ledger: &Ledger) -> Result<Option<Duratio
         return Ok(None);
     }
     let observed = Observed {
-        pods: observe_pods(paths, ledger)?,
+        pods: observe_pods(paths, ledger),
         ..Observed::default()
     };
     Ok(Some(all_ended_within(&observed)))

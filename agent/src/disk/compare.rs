@@ -24,6 +24,8 @@ pub enum DriftKind {
     Extra,
     /// It is a manifest that this node does not run for now.
     Held,
+    /// The operating system does not give its bytes, or what is in it: a bad block, for one.
+    Unreadable,
 }
 
 /// Mode and owner of a secret directory with these files: private to the one owner of them all. Where there are several,
@@ -61,6 +63,7 @@ pub(crate) fn compare_file(
     match found {
         None | Some(State::BelowFile) => Some(DriftKind::Missing),
         Some(State::Directory | State::Special(_)) => Some(DriftKind::Kind),
+        Some(State::Unreadable) => Some(DriftKind::Unreadable),
         Some(State::Regular(found)) if !same_content(wanted, found) => Some(DriftKind::Content),
         Some(State::Regular(found)) if found.mode != wanted.mode.bits() => Some(DriftKind::Mode),
         Some(State::Regular(found)) if owners && found.owner != (wanted.uid, wanted.gid) => {
@@ -84,6 +87,7 @@ pub(crate) fn compare_directory(
     let (mode, owner, entries) = match found {
         None => return vec![(None, DriftKind::Missing)],
         Some(DirectoryState::NotADirectory) => return vec![(None, DriftKind::Kind)],
+        Some(DirectoryState::Unreadable) => return vec![(None, DriftKind::Unreadable)],
         Some(DirectoryState::Directory {
             mode,
             owner,
@@ -119,6 +123,7 @@ impl fmt::Display for DriftKind {
             Self::Owner => "has another owner",
             Self::Extra => "does not belong there",
             Self::Held => "is held back, and there",
+            Self::Unreadable => "cannot be read",
         })
     }
 }

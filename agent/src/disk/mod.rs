@@ -215,9 +215,9 @@ impl Disk {
             .chain(new)
             .collect();
         let directories = self.ledger.secret_directories.union(&wanted.directories);
-        let (mut observed, _) = observe::observe(&self.paths, files, directories)?;
+        let (mut observed, _) = observe::observe(&self.paths, files, directories);
         observed.held = held::load(&self.paths)?;
-        observed.pods = observe::observe_pods(&self.paths, &self.ledger)?;
+        observed.pods = observe::observe_pods(&self.paths, &self.ledger);
         Ok(observed)
     }
 }

@@ -16,6 +16,7 @@ use super::error::DiskError;
 use super::ledger::Ledger;
 use super::paths::{NodePaths, OwnedPath, OwnedPlace, SecretDirectory};
 use super::write::{mode_of, privileged};
+use crate::trouble::chain;
 
 /// What a path holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,9 @@ pub(crate) enum State {
     BelowFile,
     /// A link, FIFO, socket or device.
     Special(&'static str),
+    /// The operating system does not say what it is or holds. One bad block must not keep the rest from being looked
+    /// at, and a file is written anew without being read.
+    Unreadable,
 }
 
 /// A regular file, without its bytes.
@@ -52,6 +56,8 @@ pub(crate) enum DirectoryState {
     },
     /// Something else is at its path.
     NotADirectory,
+    /// The operating system does not say what is in it.
+    Unreadable,
 }
 
 /// What is on the disk at all places that matter. What is absent here is absent there.
@@ -87,7 +93,7 @@ pub(crate) fn observe<'a>(
     paths: &NodePaths,
     files: impl IntoIterator<Item = &'a OwnedPath>,
     directories: impl IntoIterator<Item = &'a SecretDirectory>,
-) -> Result<(Observed, Fingerprints), DiskError> {
+) -> (Observed, Fingerprints) {
     let mut observed = Observed {
         owners: privileged(),
         ..Observed::default()
@@ -98,24 +104,21 @@ pub(crate) fn observe<'a>(
         if matches!(path.place(), OwnedPlace::Secret { .. }) {
             continue;
         }
-        if let Some(state) = look(&paths.resolve(path), &mut fingerprints)? {
+        if let Some(state) = look(&paths.resolve(path), &mut fingerprints) {
             observed.files.insert(path.clone(), state);
         }
     }
     for directory in directories {
         let at = paths.secret_directory(directory);
-        if let Some(state) = look_into(&at, &mut fingerprints)? {
+        if let Some(state) = look_into(&at, &mut fingerprints) {
             observed.directories.insert(directory.clone(), state);
         }
     }
-    Ok((observed, fingerprints))
+    (observed, fingerprints)
 }
 
 /// The pods of the owned manifests, as they lie on the disk now.
-pub(crate) fn observe_pods(
-    paths: &NodePaths,
-    ledger: &Ledger,
-) -> Result<BTreeMap<OwnedPath, PodSummary>, DiskError> {
+pub(crate) fn observe_pods(paths: &NodePaths, ledger: &Ledger) -> BTreeMap<OwnedPath, PodSummary> {
     let mut pods = BTreeMap::new();
     for file in &ledger.files {
         let OwnedPlace::Manifest(name) = file.path.place() else {
@@ -134,7 +137,7 @@ pub(crate) fn observe_pods(
             pods.insert(file.path.clone(), pod);
         }
     }
-    Ok(pods)
+    pods
 }
 
 /// Regular files, or what passes for one to kubelet, in the manifest directory that are not in `owned`.
@@ -194,62 +197,74 @@ pub(crate) fn fingerprint(path: &Path) -> Result<Option<Fingerprint>, DiskError>
     }
 }
 
-fn look(path: &Path, fingerprints: &mut Fingerprints) -> Result<Option<State>, DiskError> {
+fn look(path: &Path, fingerprints: &mut Fingerprints) -> Option<State> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             fingerprints.insert(path.to_owned(), None);
-            return Ok(None);
+            return None;
         }
-        Err(e) if e.kind() == io::ErrorKind::NotADirectory => return Ok(Some(State::BelowFile)),
-        Err(e) => return Err(DiskError::io("inspect", path)(e)),
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory => return Some(State::BelowFile),
+        Err(e) => return Some(unreadable(&DiskError::io("inspect", path)(e))),
     };
     if !metadata.is_file() {
-        return Ok(Some(kind(&metadata)));
+        return Some(kind(&metadata));
     }
-    let Some((bytes, metadata)) = open_and_read(path, limits::FILE_BYTES)? else {
-        return Ok(None);
+    let (bytes, metadata) = match open_and_read(path, limits::FILE_BYTES) {
+        Ok(read) => read?,
+        Err(error) => return Some(unreadable(&error)),
     };
     fingerprints.insert(path.to_owned(), Some(Fingerprint::of(&metadata)));
-    Ok(Some(State::Regular(FileState {
+    Some(State::Regular(FileState {
         sha256: Sha256Digest::of(bytes.expose()),
         bytes: metadata.len(),
         mode: mode_of(&metadata),
         owner: (metadata.uid(), metadata.gid()),
-    })))
+    }))
 }
 
-fn look_into(
-    path: &Path,
-    fingerprints: &mut Fingerprints,
-) -> Result<Option<DirectoryState>, DiskError> {
+/// Says why: what becomes of it later tells only that it could not be read.
+fn unreadable(error: &DiskError) -> State {
+    tracing::warn!(error = chain(error), "cannot be read: it counts as changed");
+    State::Unreadable
+}
+
+fn look_into(path: &Path, fingerprints: &mut Fingerprints) -> Option<DirectoryState> {
+    let unreadable = |error: DiskError| {
+        unreadable(&error);
+        Some(DirectoryState::Unreadable)
+    };
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             fingerprints.insert(path.to_owned(), None);
-            return Ok(None);
+            return None;
         }
         Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
-            return Ok(Some(DirectoryState::NotADirectory));
+            return Some(DirectoryState::NotADirectory);
         }
-        Err(e) => return Err(DiskError::io("inspect", path)(e)),
+        Err(e) => return unreadable(DiskError::io("inspect", path)(e)),
     };
     if !metadata.is_dir() {
-        return Ok(Some(DirectoryState::NotADirectory));
+        return Some(DirectoryState::NotADirectory);
     }
+    let listed = fs::read_dir(path).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+    let listed = match listed {
+        Ok(listed) => listed,
+        Err(e) => return unreadable(DiskError::io("list", path)(e)),
+    };
     fingerprints.insert(path.to_owned(), Some(Fingerprint::of(&metadata)));
     let mut entries = BTreeMap::new();
-    for entry in fs::read_dir(path).map_err(DiskError::io("list", path))? {
-        let entry = entry.map_err(DiskError::io("list", path))?;
-        if let Some(state) = look(&entry.path(), fingerprints)? {
+    for entry in listed {
+        if let Some(state) = look(&entry.path(), fingerprints) {
             entries.insert(entry.file_name().to_string_lossy().into_owned(), state);
         }
     }
-    Ok(Some(DirectoryState::Directory {
+    Some(DirectoryState::Directory {
         mode: mode_of(&metadata),
         owner: (metadata.uid(), metadata.gid()),
         entries,
-    }))
+    })
 }
 
 /// Up to `limit + 1` bytes, and the metadata from before they were read. Never follows a link nor waits for a FIFO.
@@ -267,6 +282,8 @@ fn open_and_read(path: &Path, limit: u64) -> Result<Option<(SecretBytes, Metadat
     let metadata = file.metadata().map_err(failed())?;
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(limit)).unwrap_or(0));
     let read = file.take(limit.saturating_add(1)).read_to_end(&mut bytes);
+    #[cfg(test)]
+    let read = read.and_then(|length| injected::failure(path).map_or(Ok(length), Err));
     let bytes = SecretBytes::new(bytes);
     read.map_err(failed())?;
     Ok(Some((bytes, metadata)))
@@ -284,6 +301,33 @@ fn kind(metadata: &Metadata) -> State {
         State::Special("a socket")
     } else {
         State::Special("a device")
+    }
+}
+
+/// Reads that fail as those of a bad block do, on this thread.
+#[cfg(test)]
+pub(crate) mod injected {
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+    use std::io;
+    use std::os::unix::fs::MetadataExt as _;
+    use std::path::{Path, PathBuf};
+
+    thread_local! {
+        /// Path → the inode that cannot be read: what is renamed onto the path can be.
+        static BAD: RefCell<BTreeMap<PathBuf, u64>> = const { RefCell::new(BTreeMap::new()) };
+    }
+
+    /// The file at `path`, as it is now, cannot be read any more.
+    pub(crate) fn spoil(path: &Path) {
+        let inode = std::fs::symlink_metadata(path).unwrap().ino();
+        BAD.with_borrow_mut(|bad| bad.insert(path.to_owned(), inode));
+    }
+
+    pub(super) fn failure(path: &Path) -> Option<io::Error> {
+        let inode = BAD.with_borrow(|bad| bad.get(path).copied())?;
+        let now = std::fs::symlink_metadata(path).ok()?.ino();
+        (now == inode).then(|| io::Error::from_raw_os_error(nix::errno::Errno::EIO as i32))
     }
 }
 

@@ -1,9 +1,9 @@
-//! What has to be done, decided without touching anything.
+//! What has to be done, decided without touching anything (§6.5).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use shared::check::manifest::PodSummary;
+use shared::check::manifest::{HostPort, PodSummary};
 use shared::names::{EntryPath, ReleaseNumber};
 
 use super::check::Wanted;
@@ -125,10 +125,12 @@ fn plan_files(
             continue;
         }
         let is_owned = owned.contains(path);
+        // §6.5: another's file stops the release, unless it has the very bytes.
         let in_the_way = match found {
             Some(State::Directory) => Some("a directory"),
             Some(State::BelowFile) => Some("below something that is no directory"),
             Some(State::Special(what)) if !is_owned => Some(*what),
+            Some(State::Unreadable) if !is_owned => Some("another's file, and cannot be read"),
             Some(State::Regular(found)) if !is_owned && !same_content(&file.owned, found) => {
                 Some("another's file, with another content")
             }
@@ -184,7 +186,7 @@ fn plan_directories(
     }
 }
 
-/// Only what the ledger says is the agent's, and the signed release does not have.
+/// Only what the ledger says is the agent's, and the signed release does not have (§6.6).
 fn plan_removals(ledger: &Ledger, observed: &Observed, wanted: &Wanted, plan: &mut Plan) {
     let stays: BTreeSet<&OwnedPath> = wanted.files.iter().map(|file| &file.owned.path).collect();
     let is_manifest = |path: &OwnedPath| matches!(path.place(), OwnedPlace::Manifest(_));
@@ -193,7 +195,11 @@ fn plan_removals(ledger: &Ledger, observed: &Observed, wanted: &Wanted, plan: &m
     let goes = goes.filter(|path| {
         let found = observed.files.get(*path);
         let leaves = !stays.contains(path) || is_held(&observed.held, path);
-        leaves && matches!(found, Some(State::Regular(_) | State::Special(_)))
+        leaves
+            && matches!(
+                found,
+                Some(State::Regular(_) | State::Special(_) | State::Unreadable)
+            )
     });
     let (manifests, others): (Vec<_>, Vec<_>) = goes.cloned().partition(is_manifest);
     plan.remove_files = manifests;
@@ -204,20 +210,16 @@ fn plan_removals(ledger: &Ledger, observed: &Observed, wanted: &Wanted, plan: &m
 /// first. A directory without any manifest would end every pod: the last one is then written over or removed afterwards.
 fn plan_take_overs(ledger: &Ledger, observed: &Observed, wanted: &Wanted, plan: &mut Plan) {
     let written: BTreeSet<&str> = plan.write_manifests.iter().map(EntryPath::as_str).collect();
+    let removed: BTreeSet<&OwnedPath> = plan.remove_files.iter().collect();
+    let claims = Claims::of(&written, wanted);
     let is_taken_over = |path: &OwnedPath, old: &PodSummary| {
         let OwnedPlace::Manifest(own) = path.place() else {
             return false;
         };
         let renamed = wanted.pods.get(own).is_some_and(|new| !same_pod(old, new));
-        let wanted_elsewhere = wanted.pods.iter().any(|(file, new)| {
-            let is_written = written.contains(format!("manifests/{file}").as_str());
-            let clash = same_pod(old, new) || !old.host_ports.is_disjoint(&new.host_ports);
-            file != own && is_written && clash
-        });
-        renamed || wanted_elsewhere
+        renamed || claims.by_another_than(own, old)
     };
-    let leaves =
-        |path: &OwnedPath| plan.remove_files.contains(path) || written.contains(path.as_str());
+    let leaves = |path: &OwnedPath| removed.contains(path) || written.contains(path.as_str());
     let mut take_over: Vec<TakeOver> = ledger
         .files
         .iter()
@@ -229,22 +231,59 @@ fn plan_take_overs(ledger: &Ledger, observed: &Observed, wanted: &Wanted, plan: 
             pod: pod.clone(),
         })
         .collect();
-    let stays = |path: &OwnedPath| {
-        observed.pods.contains_key(path) && !take_over.iter().any(|taken| taken.path == *path)
-    };
+    let taken: BTreeSet<&OwnedPath> = take_over.iter().map(|taken| &taken.path).collect();
+    let stays = |path: &OwnedPath| observed.pods.contains_key(path) && !taken.contains(path);
     if !ledger.files.iter().any(|file| stays(&file.path)) {
         take_over.pop();
     }
-    plan.remove_files
-        .retain(|path| !take_over.iter().any(|taken| taken.path == *path));
+    let taken: BTreeSet<&OwnedPath> = take_over.iter().map(|taken| &taken.path).collect();
+    plan.remove_files.retain(|path| !taken.contains(path));
     plan.take_over = take_over;
+}
+
+/// What the manifests to write lay claim to: one look for each pod that is there, however many are to be written.
+struct Claims<'a> {
+    pods: BTreeMap<(&'a str, &'a str), Vec<&'a str>>,
+    ports: BTreeMap<&'a HostPort, Vec<&'a str>>,
+}
+
+impl<'a> Claims<'a> {
+    fn of(written: &BTreeSet<&str>, wanted: &'a Wanted) -> Self {
+        let mut claims = Self {
+            pods: BTreeMap::new(),
+            ports: BTreeMap::new(),
+        };
+        for entry in written {
+            let name = entry.strip_prefix("manifests/");
+            let Some((file, pod)) = name.and_then(|name| wanted.pods.get_key_value(name)) else {
+                continue;
+            };
+            let full_name = (pod.namespace.as_str(), pod.name.as_str());
+            claims.pods.entry(full_name).or_default().push(file);
+            for port in &pod.host_ports {
+                claims.ports.entry(port).or_default().push(file);
+            }
+        }
+        claims
+    }
+
+    /// Whether another file than `own` is to have the name or a host port of `pod`.
+    fn by_another_than(&self, own: &str, pod: &PodSummary) -> bool {
+        let full_name = (pod.namespace.as_str(), pod.name.as_str());
+        let names = self.pods.get(&full_name).into_iter();
+        let ports = pod.host_ports.iter().filter_map(|p| self.ports.get(p));
+        names.chain(ports).flatten().any(|file| *file != own)
+    }
 }
 
 /// The pods of the manifests to write that are not on the disk.
 fn absent_pods(observed: &Observed, wanted: &Wanted, written: &[EntryPath]) -> Vec<PodSummary> {
-    let files = written
+    let written: BTreeSet<&EntryPath> = written.iter().collect();
+    // What is to be written is in the order of the index.
+    let files = wanted
+        .files
         .iter()
-        .filter_map(|entry| wanted.files.iter().find(|file| file.entry == *entry))
+        .filter(|file| written.contains(&file.entry))
         .filter(|file| !observed.files.contains_key(&file.owned.path));
     files
         .filter_map(|file| match file.owned.path.place() {

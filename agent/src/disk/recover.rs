@@ -1,4 +1,4 @@
-//! Finishing what a crash interrupted.
+//! Finishing what a crash interrupted (§6.8).
 
 use std::fs;
 use std::io;

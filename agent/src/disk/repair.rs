@@ -1,4 +1,4 @@
-//! Putting back what differs from the ledger.
+//! Putting back what differs from the ledger (§6.8).
 
 use std::slice;
 

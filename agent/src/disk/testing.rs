@@ -65,7 +65,7 @@ impl Pod {
         }
     }
 
-    fn digest(&self) -> String {
+    pub(crate) fn digest(&self) -> String {
         // As `release` below: a test that is not root's owns its files itself.
         let attributes = Attributes {
             mode: 0o600,

@@ -1,6 +1,6 @@
 //! The single changes that applying and repairing are made of, with a fail point before and after each.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, lchown};
@@ -15,7 +15,7 @@ use super::check::{CheckedRelease, WantedFile};
 use super::compare::{DriftKind, by_directory, compare_directory, directory_attributes};
 use super::error::DiskError;
 use super::ledger::OwnedFile;
-use super::observe;
+use super::observe::{self, DirectoryState};
 use super::paths::{NodePaths, OwnedPath, OwnedPlace, SecretDirectory};
 use super::plan::TakeOver;
 use super::pod_end::{PodEnd, PodEnded};
@@ -59,15 +59,47 @@ pub(crate) const MANIFEST_STEPS: Steps = [
 
 /// Changes the disk towards one release.
 pub(crate) struct Work<'a> {
-    pub(crate) paths: &'a NodePaths,
-    pub(crate) checked: &'a CheckedRelease,
-    pub(crate) pod_end: &'a dyn PodEnd,
-    pub(crate) at_step: &'a AtStep,
+    paths: &'a NodePaths,
+    checked: &'a CheckedRelease,
+    /// The release's files by what names them: a release may have a thousand, and each is looked for.
+    by_entry: BTreeMap<&'a EntryPath, &'a WantedFile>,
+    by_directory: BTreeMap<SecretDirectory, Vec<(&'a str, &'a WantedFile)>>,
+    pod_end: &'a dyn PodEnd,
+    at_step: &'a AtStep,
+    /// Whether there is time left to write forward.
     pub(crate) may_write: &'a dyn Fn() -> bool,
     pub(crate) outcomes: Vec<FileOutcome>,
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    pub(crate) fn new(
+        paths: &'a NodePaths,
+        checked: &'a CheckedRelease,
+        pod_end: &'a dyn PodEnd,
+        at_step: &'a AtStep,
+    ) -> Self {
+        let mut by_directory: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let files = &checked.wanted().files;
+        for file in files {
+            if let OwnedPlace::Secret { directory, name } = file.owned.path.place() {
+                by_directory
+                    .entry(directory)
+                    .or_default()
+                    .push((name, file));
+            }
+        }
+        Self {
+            paths,
+            checked,
+            by_entry: files.iter().map(|file| (&file.entry, file)).collect(),
+            by_directory,
+            pod_end,
+            at_step,
+            may_write: &|| true,
+            outcomes: Vec::new(),
+        }
+    }
+
     pub(crate) fn step(&self, name: &'static str) -> Result<(), DiskError> {
         (self.at_step)(name)?;
         match (self.may_write)() {
@@ -137,7 +169,7 @@ impl Work<'_> {
         let made = DirBuilder::new().mode(PRIVATE).create(temporary);
         made.map_err(DiskError::io("make directory", temporary))?;
         let files = self.files_of(directory);
-        for (name, file) in &files {
+        for (name, file) in files {
             let bytes = self.bytes_at(&file.entry)?;
             durable::write_new_file(&temporary.join(name), bytes, attributes(&file.owned))?;
         }
@@ -146,18 +178,24 @@ impl Work<'_> {
     }
 
     fn mend(&self, directory: &SecretDirectory, at: &Path) -> Result<(), DiskError> {
-        let (observed, _) = observe::observe(self.paths, [], [directory])?;
+        let (observed, _) = observe::observe(self.paths, [], [directory]);
         let files = self.files_of(directory);
         let wanted = by_directory(files.iter().map(|(_, file)| &file.owned));
         let wanted = wanted.get(directory).cloned().unwrap_or_default();
         let found = observed.directories.get(directory);
+        if let Some(DirectoryState::Unreadable) = found {
+            // What is in it that does not belong there stays unknown, and so does what its pod sees.
+            let listed =
+                fs::read_dir(at).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+            listed.map_err(DiskError::io("list", at))?;
+        }
         for (name, kind) in compare_directory(&wanted, found, observed.owners) {
             let Some(name) = name else {
                 set_attributes(at, wanted.values().copied())?;
                 continue;
             };
             let path = at.join(&name);
-            match (kind, files.iter().find(|(own, _)| *own == name)) {
+            match (kind, files.iter().find(|(own, _)| *own == name.as_str())) {
                 // The directory is the agent's, and its name says all that is in it.
                 (DriftKind::Extra, _) | (_, None) => {
                     tracing::warn!(directory = %directory, name, "removed what does not belong into a secret directory");
@@ -189,8 +227,7 @@ impl Work<'_> {
     ) -> Result<Vec<(OwnedPath, Staged)>, DiskError> {
         let mut staged = Vec::with_capacity(entries.len());
         for entry in entries {
-            let files = &self.checked.wanted().files;
-            let Some(file) = files.iter().find(|file| file.entry == *entry) else {
+            let Some(file) = self.by_entry.get(entry) else {
                 return Err(not_in_release(entry));
             };
             let at = self.paths.resolve(&file.owned.path);
@@ -271,15 +308,9 @@ impl Work<'_> {
             .ok_or_else(|| not_in_release(entry))
     }
 
-    fn files_of(&self, directory: &SecretDirectory) -> Vec<(String, &WantedFile)> {
-        let files = self.checked.wanted().files.iter();
-        let own = files.filter_map(|file| match file.owned.path.place() {
-            OwnedPlace::Secret { directory: d, name } if d == *directory => {
-                Some((name.to_owned(), file))
-            }
-            _ => None,
-        });
-        own.collect()
+    fn files_of(&self, directory: &SecretDirectory) -> &[(&'a str, &'a WantedFile)] {
+        let files = self.by_directory.get(directory);
+        files.map(Vec::as_slice).unwrap_or_default()
     }
 }
 

@@ -37,8 +37,12 @@ impl Agent {
         let key = keys::target(&self.identity.group, &target.sha256, &target.name);
         let length = target.length;
         let limit = deadline_for(length);
-        let get = async move { store.get(&key, length, None).await };
-        let fetched = match self.network(Phase::Fetch, limit, get).await? {
+        let name = key.clone();
+        let get = async move { store.get(&name, length, None).await };
+        let fetched = self
+            .network_on(Phase::Fetch, || format!("reading {key}"), limit, get)
+            .await?;
+        let fetched = match fetched {
             Ok(fetched) => fetched,
             Err(error) if error.kind.may_be_absent() => {
                 let failure = Failure::store(Phase::Fetch, error);
@@ -50,7 +54,7 @@ impl Agent {
             Fetched::Object { bytes, .. } => bytes,
             Fetched::NotModified => Bytes::new(),
         };
-        match is_signed(target, &bytes) {
+        match is_signed(target, &key, &bytes) {
             Ok(()) => Ok(State::Decrypt(adoption, bytes)),
             // What the way here broke, the next attempt may bring whole.
             Err(error) => {
@@ -101,9 +105,11 @@ impl Agent {
             release: custom.release.get(),
         };
         let wrap = self.key_wrap.clone();
+        let (release, key) = (custom.release, custom.identity.key.clone());
+        let what = || format!("unwrapping the identity of release {release} with the key {key}");
         let unwrapping = async move { wrap.unwrap(&custom.identity, &context).await };
         let unwrapped = match self
-            .network(Phase::Decrypt, UNWRAP_DEADLINE, unwrapping)
+            .network_on(Phase::Decrypt, what, UNWRAP_DEADLINE, unwrapping)
             .await
         {
             Ok(Ok(identity)) => Ok(identity),
@@ -306,9 +312,13 @@ impl Agent {
     }
 }
 
-fn is_signed(target: &ReleaseTarget, bytes: &[u8]) -> Result<(), EngineError> {
+fn is_signed(target: &ReleaseTarget, key: &str, bytes: &[u8]) -> Result<(), EngineError> {
+    let refused = |why| EngineError::NotTheSignedBundle {
+        key: key.to_owned(),
+        why,
+    };
     if bytes.len() as u64 != target.length {
-        return Err(EngineError::NotTheSignedBundle(format!(
+        return Err(refused(format!(
             "{} of {} bytes",
             bytes.len(),
             target.length
@@ -316,7 +326,7 @@ fn is_signed(target: &ReleaseTarget, bytes: &[u8]) -> Result<(), EngineError> {
     }
     let digest = Sha256Digest::of(bytes);
     if digest != target.sha256 {
-        return Err(EngineError::NotTheSignedBundle(format!(
+        return Err(refused(format!(
             "its digest is {}, not {}",
             digest.short(),
             target.sha256.short()

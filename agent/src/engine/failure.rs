@@ -49,10 +49,16 @@ pub(crate) enum Stop {
 /// What no single call reports.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EngineError {
-    #[error("it took longer than {0} seconds")]
-    Deadline(u64),
-    #[error("the bundle that the store gave is not the signed one: {0}")]
-    NotTheSignedBundle(String),
+    #[error("{what} took longer than {seconds} seconds")]
+    Deadline { what: String, seconds: u64 },
+    #[error("the bundle that the store gave is not the signed one: {why} ({key})")]
+    NotTheSignedBundle { key: String, why: String },
+    #[error("cannot refresh the metadata of group {group}")]
+    Metadata {
+        group: shared::names::GroupName,
+        #[source]
+        source: Box<TrustError>,
+    },
     #[error("the bundle contradicts its signed metadata: {}", list(.0))]
     Contradiction(Vec<IndexProblem>),
     #[error("release {release} is refused: {}", problems.join("; "))]
@@ -123,13 +129,17 @@ impl Failure {
         Self::new(phase, error.kind.label(), retry, error)
     }
 
-    pub(crate) fn trust(error: TrustError) -> Self {
+    pub(crate) fn trust(group: &shared::names::GroupName, error: TrustError) -> Self {
         let kind = error.kind();
         let transient = matches!(kind, shared::trust::TrustErrorKind::Store(k) if k.is_transient());
         let retry = if transient {
             Retry::Soon
         } else {
             Retry::NextPoll
+        };
+        let error = EngineError::Metadata {
+            group: group.clone(),
+            source: Box::new(error),
         };
         Self::new(Phase::Verify, kind.label(), retry, error)
     }
@@ -202,8 +212,15 @@ impl Failure {
         Self::new(phase, "internal", Retry::NextPoll, EngineError::Task(error))
     }
 
+    /// Work that has no object of its own: the phase says what it was.
     pub(crate) fn deadline(phase: Phase, limit: std::time::Duration) -> Self {
-        let error = EngineError::Deadline(limit.as_secs());
+        Self::deadline_of(phase, format!("the step {phase}"), limit)
+    }
+
+    /// `what` names the object: "reading groups/secure/metadata/timestamp.json".
+    pub(crate) fn deadline_of(phase: Phase, what: String, limit: std::time::Duration) -> Self {
+        let seconds = limit.as_secs();
+        let error = EngineError::Deadline { what, seconds };
         Self::new(phase, "timeout", Retry::Soon, error)
     }
 }

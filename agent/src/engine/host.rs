@@ -180,8 +180,9 @@ impl Agent {
             let (store, group) = (self.store.clone(), self.identity.group.clone());
             let artifact = staging.artifact.clone();
             let fetch = async move { staging.fetch(store, &group).await };
+            let what = || format!("reading artifact {name} (target {target})");
             let at = self
-                .network(phase, deadline_for(bytes) + SLACK, fetch)
+                .network_on(phase, what, deadline_for(bytes) + SLACK, fetch)
                 .await?
                 .map_err(|e| Failure::artifact(phase, e))?;
             self.on_artifacts(move |a| a.staged(artifact, at))

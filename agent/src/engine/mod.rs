@@ -110,6 +110,8 @@ pub struct Parts {
 pub enum Outcome {
     /// The published release is on the disk, as before.
     Unchanged,
+    /// A newer release is published and not on the disk, and nothing failed: see [`Agent::waits_for`].
+    Waiting,
     /// A release was adopted.
     Adopted(ReleaseNumber),
     /// A person holds the node.
@@ -318,6 +320,27 @@ impl Agent {
     #[must_use]
     pub fn hold(&self) -> Option<&Hold> {
         self.hold.as_ref()
+    }
+
+    /// The newer release that is published and not on the disk, and why the node does not begin with it.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<(ReleaseNumber, String)> {
+        let published = self.published.filter(|n| Some(*n) > self.release())?;
+        let report = self.rollout_report();
+        let waiting = report.waiting.filter(|w| w.release == published);
+        let reverted = report.reverted.filter(|r| r.release == published);
+        let why = match (waiting, &self.rollouts.slot, reverted) {
+            (Some(waiting), _, _) => waiting.why,
+            (None, Some(slot), _) => {
+                format!(
+                    "this node has not ended with its slot for release {}",
+                    slot.release
+                )
+            }
+            (None, None, Some(reverted)) => format!("it failed here: {}", reverted.why),
+            (None, None, None) => "the next pass goes on with it".to_owned(),
+        };
+        Some((published, why))
     }
 
     /// The release on the disk.

@@ -107,8 +107,10 @@ impl Agent {
         }
         let (result, outcome) = match self.adopted {
             Some(release) => ("adopted", Outcome::Adopted(release)),
-            None if self.hold.is_some() => ("held", Outcome::Held),
+            // A hold may have come while the pass was under way.
+            None if self.hold.is_some() || self.held_back => ("held", Outcome::Held),
             None if self.troubles.worst().is_some() => ("unchanged", Outcome::Failed),
+            None if self.waits_for().is_some() => ("waiting", Outcome::Waiting),
             None => ("unchanged", Outcome::Unchanged),
         };
         self.metrics.polled(result);
@@ -218,19 +220,35 @@ impl Agent {
         }
     }
 
+    /// The same for work on an object: `what` names it, such as "reading" and a key, where time runs out.
+    pub(super) async fn network_on<F: Future>(
+        &mut self,
+        phase: Phase,
+        what: impl FnOnce() -> String,
+        limit: Duration,
+        work: F,
+    ) -> Result<F::Output, Stop> {
+        match self.during(limit, work).await {
+            Ok(done) => Ok(done),
+            Err(GaveUp::Shutdown) => Err(Stop::Shutdown),
+            Err(GaveUp::Deadline) => Err(Failure::deadline_of(phase, what(), limit).into()),
+        }
+    }
+
     /// The one request of a poll at rest.
     async fn poll(&mut self) -> Result<State, Stop> {
         let store = self.store.clone();
         let key = keys::timestamp(&self.identity.group);
         let known = self.handled.as_ref().map(|h| h.etag.clone());
         let limit = deadline_for(limits::METADATA_BYTES);
+        let name = key.clone();
         let get = async move {
             store
-                .get(&key, limits::METADATA_BYTES, known.as_ref())
+                .get(&name, limits::METADATA_BYTES, known.as_ref())
                 .await
         };
         let answer = self
-            .network(Phase::Idle, limit, get)
+            .network_on(Phase::Idle, || format!("reading {key}"), limit, get)
             .await?
             .map_err(|e| Failure::store(Phase::Idle, e))?;
         self.metrics.succeeded(self.clock.now().as_second());
@@ -385,10 +403,12 @@ impl Agent {
         let trust = self.trust.clone();
         let work = self.with_disk(|disk| disk.paths().state().to_owned());
         let refreshing = async move { refresh(&trust, transport, metadata, targets, &work).await };
+        let group = self.identity.group.clone();
+        let what = || format!("refreshing the metadata of group {group}");
         let refreshed = self
-            .network(Phase::Verify, REFRESH_DEADLINE, refreshing)
+            .network_on(Phase::Verify, what, REFRESH_DEADLINE, refreshing)
             .await?;
-        Ok(refreshed.map_err(Failure::trust)?)
+        Ok(refreshed.map_err(|e| Failure::trust(&group, e))?)
     }
 
     /// A clock that stepped back could make old metadata valid again.

@@ -50,13 +50,17 @@ impl Agent {
         };
         let store = self.store.clone();
         let name = self.identity.status_key();
-        let put = async move { store.put(&name, sealed, PutCondition::Always).await };
+        let key = name.clone();
+        let put = async move { store.put(&key, sealed, PutCondition::Always).await };
         match self.during(STATUS_DEADLINE, put).await {
             Ok(Ok(_)) => self.reporter.written(status),
             Ok(Err(error)) => self.unwritten(error.kind.label(), &chain(&error)),
             Err(GaveUp::Deadline) => {
                 let seconds = STATUS_DEADLINE.as_secs();
-                self.unwritten("timeout", &format!("it took longer than {seconds} seconds"));
+                self.unwritten(
+                    "timeout",
+                    &format!("writing {name} took longer than {seconds} seconds"),
+                );
             }
             // It is written when the agent runs again.
             Err(GaveUp::Shutdown) => {}

@@ -114,7 +114,12 @@ impl Agent {
         let limit = deadline_for(wanted.bytes);
         let fetch = async move { fetching.fetch(store, &group).await };
         let fetched = self
-            .network(phase, limit, fetch)
+            .network_on(
+                phase,
+                || format!("reading the agent {}", wanted.target),
+                limit,
+                fetch,
+            )
             .await?
             .map_err(|e| Failure::artifact(phase, e))?;
         let installed = self.updater.as_ref().map(|u| u.install(&fetched, &wanted));

@@ -1,4 +1,4 @@
-//! What keeps a collection and a publish from crossing each other.
+//! What keeps a collection and a publish from crossing each other (§5.7).
 //!
 //! A publish that finds an old artifact in the bucket does not upload it again; a collection that runs at the same moment
 //! may see that no release names it. So a collection says that it runs, in one object, *before* it looks at which documents

@@ -130,6 +130,7 @@ impl<'a> Uploader<'a> {
         if !self.put_new(&targets, &documents.targets).await? {
             return Ok(Uploaded::Burned);
         }
+        // §5.5: everything immutable, create-only.
         let snapshot = format!("{prefix}{number}.snapshot.json");
         let (bundle_done, snapshot_free, ()) = tokio::try_join!(
             self.put_bundle(bundle),

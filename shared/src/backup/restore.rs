@@ -1,4 +1,4 @@
-//! What a signed release says about a restore, and the steps of one on a node. Pure.
+//! What a signed release says about a restore, and the steps of one on a node (§10.4). Pure.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -67,7 +67,7 @@ pub fn due(
     }
 }
 
-/// Which of `names` are kept: all that are young enough, of each day (in UTC) the last one, and the newest in any case.
+/// Which of `names` are kept (§10.3): all that are young enough, of each day (in UTC) the last one, and the newest in any case.
 #[must_use]
 pub fn kept<'a>(
     settings: &BackupSettings,

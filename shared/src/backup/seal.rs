@@ -1,4 +1,4 @@
-//! Encrypting a snapshot while it comes, and decrypting it again; neither holds more of it than a part.
+//! Encrypting a snapshot while it comes, and decrypting it again; neither holds more of it than a part (§10.1).
 
 use std::fmt;
 use std::io::{self, Read, Write};

@@ -1,4 +1,4 @@
-//! Every decision about etcd's membership, pure: what the agent does, `tests/etcd_model.rs` checks over the same functions.
+//! Every decision about etcd's membership (§6.12), pure: what the agent does, `tests/etcd_model.rs` checks over the same functions.
 //!
 //! - [`Fence`] and [`StartTicket`]: what is written once, create-only, below `etcd/<generation>/`;
 //! - [`MemberFacts`], [`EtcdReport`]: what a node says about itself;

@@ -16,6 +16,17 @@ pub enum TrustError {
     /// The refresh failed.
     #[error("{}", describe(.0))]
     Refresh(#[source] Box<tough::error::Error>),
+    /// A document is not signed by the keys that the newest verified root names.
+    #[error("the {role} metadata is not signed by the trusted keys (those of root {root})")]
+    Unsigned {
+        /// Which document.
+        role: String,
+        /// The version of that root: under a later one than the document's signer knew, it may be a replay.
+        root: u64,
+        /// What tough said.
+        #[source]
+        source: Box<tough::error::Error>,
+    },
     /// The metadata is genuine, but a target in it is not acceptable.
     #[error("the signed targets cannot be used")]
     Target(#[source] TargetError),
@@ -85,6 +96,19 @@ impl TrustErrorKind {
 // === impl TrustError ===
 
 impl TrustError {
+    /// What tough refused, under the root of this version.
+    pub(super) fn of(error: tough::error::Error, root: Option<u64>) -> Self {
+        let role = match &error {
+            tough::error::Error::VerifyMetadata { role, .. } => Some(role.to_string()),
+            _ => None,
+        };
+        let source = Box::new(error);
+        match role.zip(root) {
+            Some((role, root)) => Self::Unsigned { role, root, source },
+            None => Self::Refresh(source),
+        }
+    }
+
     /// The kind of refusal.
     #[must_use]
     pub fn kind(&self) -> TrustErrorKind {
@@ -94,6 +118,7 @@ impl TrustError {
                 disk_kind(source).unwrap_or(TrustErrorKind::LocalState)
             }
             Self::Target(_) => TrustErrorKind::Target,
+            Self::Unsigned { .. } => TrustErrorKind::Signature,
             Self::Refresh(error) => kind_of(error),
         }
     }

@@ -176,7 +176,13 @@ where
     let loaded = Box::pin(loading).await;
 
     adopt(store, work.path(), &before, &recorder).map_err(TrustError::Store)?;
-    let repository = loaded.map_err(|e| TrustError::Refresh(Box::new(e)))?;
+    let repository = match loaded {
+        Ok(repository) => repository,
+        Err(error) => {
+            let root = store.version(ROOT).map_err(TrustError::Store)?;
+            return Err(TrustError::of(error, root));
+        }
+    };
     let (releases, artifacts) = releases(&repository).map_err(TrustError::Target)?;
     let expiry = Expiry {
         root: repository.root().signed.expires,

@@ -46,6 +46,20 @@ pub enum TrustStoreError {
         #[source]
         source: serde_json::Error,
     },
+    /// The root is gone, and what it vouched for is there.
+    #[error(
+        "{root} is missing although {beside} is there: it was taken away, and with it every key rotation so far; if this \
+         machine's disk is to be trusted, remove the directory {directory} to begin again from the root that came with the \
+         machine"
+    )]
+    RootLost {
+        /// The root's file.
+        root: PathBuf,
+        /// The name of a document that was verified under it.
+        beside: &'static str,
+        /// The directory to remove.
+        directory: PathBuf,
+    },
     /// There is no root, and none was given.
     #[error("there is no trusted root in {0}")]
     NoRoot(PathBuf),
@@ -55,7 +69,7 @@ pub enum TrustStoreError {
 }
 
 impl TrustStore {
-    /// Opens the directory, making it and putting `baked_root` there where it has no root yet.
+    /// Opens the directory, making it and putting `baked_root` there where it has nothing yet (§4.1).
     ///
     /// # Errors
     /// [`TrustStoreError`]. A baked root that does not parse is [`TrustStoreError::Damaged`].
@@ -69,6 +83,16 @@ impl TrustStore {
         })?;
         durable::sweep_temporaries(directory).map_err(TrustStoreError::Write)?;
         if store.read(ROOT)?.is_none() {
+            // The root is always the first to be written and never removed: without it, these were not left by us.
+            for beside in REMEMBERED {
+                if store.read(beside)?.is_some() {
+                    return Err(TrustStoreError::RootLost {
+                        root: directory.join(ROOT),
+                        beside,
+                        directory: directory.to_owned(),
+                    });
+                }
+            }
             store.parse(ROOT, baked_root)?;
             store.replace(ROOT, baked_root)?;
         }

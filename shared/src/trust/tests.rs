@@ -199,6 +199,57 @@ async fn keeps_what_it_verified_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn a_store_without_its_root_is_damaged_and_not_seeded_anew() {
+    let f = Fixture::new().await;
+    let store = f.store();
+    f.bucket.publish(&f.documents(1).await);
+    f.refresh().await.unwrap();
+    for left in ["timestamp.json", "snapshot.json", "targets.json"] {
+        let kept = store.document(left).unwrap().unwrap();
+        std::fs::remove_dir_all(f.trust()).unwrap();
+        f.store();
+        std::fs::write(f.trust().join(left), &kept).unwrap();
+        std::fs::remove_file(f.trust().join("root.json")).unwrap();
+        let error = TrustStore::open(&f.trust(), &f.root).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains(&format!("root.json is missing although {left} is there")),
+            "{text}"
+        );
+        assert!(text.contains("remove the directory"), "{text}");
+        assert!(!f.trust().join("root.json").exists(), "it was seeded anew");
+        // Begun again, and filled for the next.
+        std::fs::remove_dir_all(f.trust()).unwrap();
+        f.store();
+        f.refresh().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn every_document_that_was_cut_off_is_named() {
+    let f = Fixture::new().await;
+    let store = f.store();
+    f.bucket.publish(&f.documents(1).await);
+    f.refresh().await.unwrap();
+    for name in [
+        "root.json",
+        "timestamp.json",
+        "snapshot.json",
+        "targets.json",
+    ] {
+        let whole = store.document(name).unwrap().unwrap();
+        let path = f.trust().join(name);
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        let error = f.refresh().await.unwrap_err();
+        assert_eq!(error.kind(), TrustErrorKind::LocalState, "{name}");
+        let text = format!("{error:?}");
+        assert!(text.contains(name), "{text}");
+        std::fs::write(&path, &whole).unwrap();
+    }
+    f.refresh().await.unwrap();
+}
+
+#[tokio::test]
 async fn refuses_an_older_release() {
     let f = Fixture::new().await;
     f.store();

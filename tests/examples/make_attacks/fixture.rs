@@ -23,6 +23,7 @@ pub struct Fixture {
     pub bucket: Bucket,
     pub before: Option<Bucket>,
     pub cut: Vec<&'static str>,
+    pub remove: Vec<&'static str>,
     pub expect: Expect,
     pub root: Bytes,
     pub wrap_key: Vec<u8>,
@@ -77,6 +78,7 @@ impl Stage {
             bucket,
             before: None,
             cut: Vec::new(),
+            remove: Vec::new(),
             expect,
             root: self.publisher.roots[0].clone(),
             wrap_key: self.wrap_key.clone(),
@@ -149,6 +151,10 @@ impl Fixture {
         let mut toml = format!("does = {}\n", text(self.does)?);
         if !self.cut.is_empty() {
             toml.push_str(&format!("cut = {}\n", serde_json::to_string(&self.cut)?));
+        }
+        if !self.remove.is_empty() {
+            let files = serde_json::to_string(&self.remove)?;
+            toml.push_str(&format!("remove = {files}\n"));
         }
         toml.push_str("\n[expect]\n");
         toml.push_str(&match &self.expect {

@@ -39,8 +39,8 @@ included. The keys were made for this directory, are in it in clear, and are tru
 - `before/`: where the attack is on a node that has a release: the bucket that the node adopts first
 - `node/`: what the machine was installed with: the trusted root and the key file that unwraps identities
 
-A file that `attack.toml` lists under `cut` is cut off in the middle after the node has adopted `before/`: it is the
-agent's own file, so it always has the format of the day.
+A file that `attack.toml` lists under `cut` is cut off in the middle, one under `remove` removed, after the node has adopted
+`before/`: it is the agent's own file, so it always has the format of the day.
 
 | attack | what it does | refused in, as | the error says |
 | --- | --- | --- | --- |

@@ -27,7 +27,11 @@ async fn replays(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
             "older-release-after-rotation",
             "The node has root 2 with new keys; an older release signed with the old keys is replayed and root 2 withheld.",
             replay.clone(),
-            ("verify", "signature", "the timestamp metadata is not signed by the trusted keys"),
+            (
+                "verify",
+                "signature",
+                "the timestamp metadata is not signed by the trusted keys (those of root 2)",
+            ),
         )
     };
 
@@ -92,7 +96,7 @@ async fn signatures(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
             (
                 "verify",
                 "signature",
-                "the timestamp metadata is not signed by the trusted keys",
+                "the timestamp metadata is not signed by the trusted keys (those of root 1)",
             ),
         ),
         stage.refused_later(
@@ -218,5 +222,32 @@ async fn damaged_state(stage: &Stage) -> anyhow::Result<Vec<Fixture>> {
             "state/trust/root.json",
             ("verify", "local_state", "root.json is damaged"),
         ),
+        cut(
+            "cut-trust-snapshot",
+            "The snapshot in the node's trust store is cut off in the middle, so that it forgets what was listed.",
+            "state/trust/snapshot.json",
+            ("verify", "local_state", "snapshot.json is damaged"),
+        ),
+        cut(
+            "cut-trust-targets",
+            "The targets in the node's trust store are cut off in the middle, so that it forgets their version.",
+            "state/trust/targets.json",
+            ("verify", "local_state", "targets.json is damaged"),
+        ),
+        Fixture {
+            cut: Vec::new(),
+            remove: vec!["state/trust/root.json"],
+            // It does not begin again from the root that every signer of old can speak for.
+            expect: Expect::Refused {
+                text: "root.json is missing although timestamp.json is there".to_owned(),
+                status: None,
+            },
+            ..cut(
+                "lost-trust-root",
+                "The newest root in the node's trust store is taken away, so that it begins again from the first.",
+                "",
+                ("", "", ""),
+            )
+        },
     ])
 }

@@ -57,6 +57,18 @@ async fn two_publishes_during_a_rollout_end_on_the_last_one_node_at_a_time() -> 
     Ok(())
 }
 
+/// A single pass says that it waits, and does not pass for one that is done.
+async fn once_says_that_it_waits(stage: &mut Stage, name: &str, release: u64) -> Result {
+    let node = stage.node_mut(name)?;
+    node.terminate().await?;
+    let once = node.run_verb("once", &[]).await?;
+    assert_eq!(once.status.code(), Some(3), "{once:?}");
+    let said = String::from_utf8_lossy(&once.stdout);
+    let waits = format!("release 1 stays; release {release} is published and waits: ");
+    assert!(said.contains(&waits) && said.contains("a freeze"), "{said}");
+    node.start()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_holds_everybody_through_a_gone_store_and_a_resume_is_heard_at_the_next_poll()
 -> Result {
@@ -76,6 +88,7 @@ async fn a_pause_holds_everybody_through_a_gone_store_and_a_resume_is_heard_at_t
             .until_status(node, "it waits", waits_for("paused"))
             .await?;
     }
+    once_says_that_it_waits(&mut stage, "node-2", release).await?;
     // A machine that starts now has nothing to wait for: it begins with what is known to be good.
     stage.add_node("node-9").await?;
     stage

@@ -12,7 +12,9 @@
 )]
 
 mod flows;
+mod main_job;
 mod stage;
+mod watched;
 
 use std::time::Duration;
 

@@ -207,3 +207,61 @@ fn mending_does_not_go_into_what_is_mounted() {
     disk.repair().unwrap();
     node.holds_exactly(&draft);
 }
+
+/// The drift that is seen, path and kind.
+fn drift(disk: &Disk) -> Vec<(String, DriftKind)> {
+    let seen = disk.verify().unwrap().drift.into_iter();
+    seen.map(|drift| (drift.path, drift.kind)).collect()
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_drift_and_keeps_nothing_else_from_its_repair() {
+    let first = Draft::usual(1);
+    let (node, mut disk) = adopted(&first);
+    let bad = "manifests/etcd.yaml";
+    observe::injected::spoil(&node.at(bad));
+    std::fs::write(node.at("host/kubelet.yaml"), b"edited").unwrap();
+    assert_eq!(
+        drift(&disk),
+        [
+            ("host/kubelet.yaml".to_owned(), DriftKind::Content),
+            (bad.to_owned(), DriftKind::Unreadable),
+        ]
+    );
+    let repaired = disk.repair().unwrap();
+    assert_eq!(repaired.restored, ["host/kubelet.yaml", bad]);
+    assert_eq!(drift(&disk), []);
+    node.holds_exactly(&first);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_keeps_no_release_from_being_adopted() {
+    let first = Draft::usual(1);
+    let (node, mut disk) = adopted(&first);
+    let secret = format!("secrets/etcd/{}/token", first.pods["etcd.yaml"].digest());
+    for path in [&secret, "manifests/etcd.yaml", "host/kubelet.yaml"] {
+        observe::injected::spoil(&node.at(path));
+    }
+    assert_eq!(drift(&disk).len(), 3);
+    let mut second = first.clone();
+    second.number = 2;
+    second.host.clear();
+    adopt(&mut disk, &second).unwrap();
+    assert_eq!(drift(&disk), []);
+    node.holds_exactly(&second);
+}
+
+#[test]
+fn a_foreign_file_that_cannot_be_read_is_named_and_left_alone() {
+    let first = Draft::usual(1);
+    let (node, mut disk) = adopted(&first);
+    let mut second = first.clone();
+    second.number = 2;
+    second.host.insert("mine".to_owned(), b"ours".to_vec());
+    std::fs::write(node.at("host/mine"), b"mine").unwrap();
+    observe::injected::spoil(&node.at("host/mine"));
+    let error = adopt(&mut disk, &second).unwrap_err();
+    assert_eq!(error.kind(), "foreign_file");
+    assert!(error.to_string().contains("host/mine"), "{error}");
+    assert_eq!(std::fs::read(node.at("host/mine")).unwrap(), b"mine");
+}

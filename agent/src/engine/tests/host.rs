@@ -124,6 +124,24 @@ async fn an_artifact_is_installed_once_and_its_unit_restarted_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_release_whose_unit_does_not_restart_is_adopted_and_not_done() {
+    let mut w = World::new().await;
+    let (mut agent, calls) = agent(&w);
+    let one = artifact("/opt/bin/kubelet", b"one", Unpack::None);
+    publish_with(&mut w, &one, b"one");
+    calls
+        .refuses
+        .store(true, std::sync::atomic::Ordering::Relaxed);
+    w.publish(1).await;
+    let outcome = agent.once().await;
+    assert_eq!(outcome, Outcome::Adopted(number(1)));
+    let error = crate::commands::ended(&agent, outcome).unwrap_err();
+    let error = error.to_string();
+    assert!(error.starts_with("adopted release 1, but "), "{error}");
+    assert!(error.contains("kubelet.service"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn units_restart_when_a_file_they_read_changed_or_went_and_not_otherwise() {
     let mut w = World::new().await;
     let (mut agent, calls) = agent(&w);

@@ -4,6 +4,7 @@ mod faults;
 mod host;
 mod refusals;
 mod rollouts;
+mod waiting;
 mod world;
 
 use shared::documents::{GroupKey, NodeStatus, Phase, open_node_object};

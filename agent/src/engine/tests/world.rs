@@ -342,6 +342,10 @@ impl World {
         }
     }
 
+    pub(super) fn group_key(&self) -> &GroupKey {
+        &self.group_key
+    }
+
     pub(super) fn paths(&self) -> NodePaths {
         NodePaths::new(
             &self.dir.path().join("root"),
