@@ -78,7 +78,7 @@ pub struct Terraform {
 }
 
 /// Terraform from the `PATH`, with the providers of `PLATFORM_TF_PLUGINS` or of `/opt/tf-plugins`. `tests/setup.sh` installs
-/// neither, so both missing skips the test, said on standard error.
+/// neither, so both missing skips the test, said on standard error and, before all tests, by `make test`.
 ///
 /// # Panics
 ///
@@ -90,7 +90,9 @@ pub fn terraform() -> Option<Terraform> {
     let plugins = named.unwrap_or_else(|| PathBuf::from("/opt/tf-plugins"));
     let directory = env::split_paths(&path).find(|place| place.join("terraform").is_file());
     let Some(directory) = directory else {
-        eprintln!("!!! SKIPPED: terraform is not on the PATH (1.10 or later)");
+        eprintln!(
+            "!!! SKIPPED: terraform is not on the PATH (1.10 or later): nothing of the infrastructure is tested here"
+        );
         return None;
     };
     if !plugins.is_dir() {

@@ -8,6 +8,7 @@ use super::EnvironmentArg;
 use super::etcd_guard::before_destroy;
 use super::provision::{ConsentArgs, EngineArg, Ground, ground, named};
 use crate::context::Workspace;
+use crate::dev::signals::StopSignals;
 use crate::exit::{Outcome, mistake};
 use crate::infra::buckets::remove;
 use crate::infra::{Goal, Session, for_destroy};
@@ -42,7 +43,9 @@ impl DestroyArgs {
             bucket.exists && named.is_some_and(|name| name.as_str() == bucket.name)
         });
         if state {
-            let mut session = Session::open(&workspace, engine, &for_destroy(&workspace)?).await?;
+            let variables = for_destroy(&workspace)?;
+            let signals = StopSignals::listen()?;
+            let mut session = Session::open(&workspace, engine, &variables, signals).await?;
             if let Some(id) = &self.release_lock {
                 session.release_lock(id).await?;
                 output::line(format!("released the lock {id}"));

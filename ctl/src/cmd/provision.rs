@@ -74,6 +74,27 @@ pub(super) async fn ground(
     })
 }
 
+// === impl ConsentArgs ===
+
+impl ConsentArgs {
+    /// Refuses, before anything is begun, a wrong name, and to work where nobody could be asked.
+    pub(super) fn require(&self, environment: &str) -> anyhow::Result<()> {
+        if let Some(given) = &self.confirm
+            && given != environment
+        {
+            return Err(mistake(format!(
+                "--confirm {given:?} is not the name of this environment, which is {environment:?}; nothing was changed"
+            )));
+        }
+        if self.yes || self.confirm.is_some() || stdin().is_terminal() {
+            return Ok(());
+        }
+        Err(mistake(
+            "nobody can be asked here (standard input is no terminal): say --yes; nothing was changed",
+        ))
+    }
+}
+
 // === impl Ground ===
 
 impl Ground {
@@ -122,21 +143,26 @@ pub(super) enum Applied {
     Refused,
 }
 
-/// Plans, shows, asks and applies.
+/// Plans, shows, asks and applies. The agent that new machines install is uploaded once the operator has agreed.
 pub(super) async fn converge(
     session: &mut Session,
-    workspace: &Workspace,
+    context: &Context,
+    rendered: &RenderedUserData,
     consent: &ConsentArgs,
 ) -> anyhow::Result<Applied> {
+    let workspace = &context.workspace;
     output::note("planning…");
     let planned = session.plan(Goal::AsDescribed).await?;
     output::line(planned.plan.to_string());
     if planned.plan.is_empty() {
+        // An agent that is gone from the bucket is no change of the infrastructure, and machines could not start all the same.
+        upload_agent(context, rendered).await?;
         return Ok(Applied::Nothing);
     }
     if !agreed(session, &planned.plan, workspace, consent).await? {
         return Ok(Applied::Refused);
     }
+    upload_agent(context, rendered).await?;
     session.apply(planned).await?;
     Ok(Applied::Done)
 }
@@ -179,7 +205,7 @@ pub(super) async fn named(
     };
     if answer != name && consent.confirm.is_some() {
         return Err(mistake(format!(
-            "--confirm {answer:?} is not the name of this environment, which is {name:?}; nothing was changed"
+            "--confirm {answer:?} is not the name of this environment, which is {name:?}; the infrastructure was not changed"
         )));
     }
     Ok(answer == name)
@@ -189,7 +215,7 @@ pub(super) async fn named(
 async fn ask(session: &mut Session, question: &str, flag: &str) -> anyhow::Result<String> {
     if !stdin().is_terminal() {
         return Err(mistake(format!(
-            "nobody can be asked here (standard input is no terminal): say {flag}; nothing was changed"
+            "nobody can be asked here (standard input is no terminal): say {flag}; the infrastructure was not changed"
         )));
     }
     let _ = write!(stderr(), "{question}");

@@ -27,7 +27,6 @@ use tokio::time::timeout;
 use url::Url;
 
 pub use report::{Line, Report, Verdict};
-pub use types::common_zones;
 
 use crate::aws::{Aws, Caller};
 use crate::context::{Context, Workspace};

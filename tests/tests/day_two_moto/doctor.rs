@@ -60,6 +60,7 @@ async fn an_account_with_everything_is_well_and_each_lack_is_a_line() {
             "instance types",
             "instance types",
             "dns zone",
+            "dns names",
             "ssh access",
             "api access",
             "engine",
