@@ -62,8 +62,9 @@ fn write_secrets(directory: &Path, region: &str) -> anyhow::Result<Pki> {
 
 /// The members with the configuration file that an agent makes of the release's base, but for where things lie.
 fn start(etcd: &Path, directory: &Path) -> anyhow::Result<Vec<Member>> {
-    let ports = free_ports(2 * MEMBERS)?;
-    let (clients, peers) = ports.split_at(MEMBERS);
+    let ports = free_ports(3 * MEMBERS)?;
+    let (clients, others) = ports.split_at(MEMBERS);
+    let (peers, metrics) = others.split_at(MEMBERS);
     let base = EMBEDDED.iter().find(|(path, _)| *path == BASE);
     let secrets = directory.join("etcd").display().to_string();
     let base = base
@@ -93,7 +94,7 @@ fn start(etcd: &Path, directory: &Path) -> anyhow::Result<Vec<Member>> {
         let listen = Listen {
             peer_url: own.peer_url.clone(),
             client_urls: vec![own.client_url.clone()],
-            metrics_url: Some("http://127.0.0.1:0".to_owned()),
+            metrics_url: Some(format!("http://127.0.0.1:{}", metrics[n])),
         };
         let data = directory.join(&own.name).display().to_string();
         let text = render_config(&base, own, &listen, "pki-test", &data, &memory)?;

@@ -217,11 +217,11 @@ impl fmt::Display for Single<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Object {
-                group,
+                group: "",
                 resource,
                 verb,
                 ..
-            } if group.is_empty() => write!(f, "{verb} {resource}"),
+            } => write!(f, "{verb} {resource}"),
             Self::Object {
                 group,
                 resource,
