@@ -102,9 +102,7 @@ impl EtcdWriter {
     /// # Errors
     /// What etcd says.
     pub async fn put(&self, all: &[(String, Vec<u8>)]) -> anyhow::Result<()> {
-        let put = |(key, value): &(String, Vec<u8>)| {
-            json!({"requestPut": {"key": STANDARD.encode(key), "value": STANDARD.encode(value)}})
-        };
+        let put = |(key, value): &(String, Vec<u8>)| json!({"requestPut": {"key": STANDARD.encode(key), "value": STANDARD.encode(value)}});
         let body = json!({"success": all.iter().map(put).collect::<Vec<_>>()});
         let read = |name: &str| std::fs::read(self.files.join(name));
         let tls = agent::tls::client_config(
@@ -174,7 +172,10 @@ impl SecretsApi {
                             async move {
                                 let answer = answer(request, &behaviour, &etcd, &writer).await;
                                 let (status, value) = answer.unwrap_or_else(|error| {
-                                    refusal(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error:#}"))
+                                    refusal(
+                                        StatusCode::INTERNAL_SERVER_ERROR,
+                                        &format!("{error:#}"),
+                                    )
                                 });
                                 let mut response =
                                     Response::new(Full::new(Bytes::from(value.to_string())));
@@ -247,7 +248,12 @@ async fn answer(
         StoredUnder::Nothing => text,
         StoredUnder::Unknown => anyhow::bail!("no matching prefix"),
     };
-    let version = *behaviour.lock().unwrap().versions.entry(id.clone()).or_insert(1);
+    let version = *behaviour
+        .lock()
+        .unwrap()
+        .versions
+        .entry(id.clone())
+        .or_insert(1);
     let object = |version: u64| {
         json!({
             "apiVersion": "v1", "kind": "Secret", "data": {"value": payload},
@@ -261,17 +267,26 @@ async fn answer(
             let takes = {
                 let mut behaviour = behaviour.lock().unwrap();
                 if behaviour.refused.contains(&id) {
-                    return Ok(refusal(StatusCode::FORBIDDEN, "an admission plugin says no"));
+                    return Ok(refusal(
+                        StatusCode::FORBIDDEN,
+                        "an admission plugin says no",
+                    ));
                 }
                 if let Some(left) = behaviour.conflicts.get_mut(&id).filter(|left| **left > 0) {
                     *left -= 1;
                     *behaviour.versions.entry(id.clone()).or_default() += 1;
-                    return Ok(refusal(StatusCode::CONFLICT, "the object has been modified"));
+                    return Ok(refusal(
+                        StatusCode::CONFLICT,
+                        "the object has been modified",
+                    ));
                 }
                 behaviour.takes
             };
             if sent["metadata"]["resourceVersion"] != version.to_string() {
-                return Ok(refusal(StatusCode::CONFLICT, "the object has been modified"));
+                return Ok(refusal(
+                    StatusCode::CONFLICT,
+                    "the object has been modified",
+                ));
             }
             ensure!(sent == object(version), "it was changed: {sent}");
             tokio::time::sleep(takes).await;

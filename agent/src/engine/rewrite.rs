@@ -95,7 +95,11 @@ impl Agent {
         if order != self.rewrites.order {
             self.rewrites.begin(order.clone());
         }
-        let is_done = self.rewrites.report.as_ref().is_some_and(RewriteReport::is_done);
+        let is_done = self
+            .rewrites
+            .report
+            .as_ref()
+            .is_some_and(RewriteReport::is_done);
         let Some(order) = order.filter(|_| !is_done && self.rewrites.running.is_none()) else {
             return;
         };
@@ -126,8 +130,12 @@ impl Agent {
         if let Some(scan) = looked.scan {
             let (under_key, key) = (scan.under_key, report.key.as_str());
             match scan.is_clean() {
-                true => tracing::info!(under_key, key, "all that is stored is under the key in use"),
-                false => tracing::warn!(others = ?scan.others, key, "not all is under the key in use"),
+                true => {
+                    tracing::info!(under_key, key, "all that is stored is under the key in use")
+                }
+                false => {
+                    tracing::warn!(others = ?scan.others, key, "not all is under the key in use")
+                }
             }
             report.scan = Some(scan);
         }
@@ -138,7 +146,10 @@ impl Agent {
         let Some(order) = &self.rewrites.order else {
             return;
         };
-        let report = self.rewrites.report.get_or_insert_with(|| RewriteReport::new(order));
+        let report = self
+            .rewrites
+            .report
+            .get_or_insert_with(|| RewriteReport::new(order));
         report.rewritten = self.rewrites.rewritten.load(Ordering::Relaxed);
         let before = report.failed.take();
         let Some((kind, message)) = wrong else {
@@ -147,7 +158,11 @@ impl Agent {
         self.metrics.failed("rewrite", kind);
         let same = before.filter(|b| b.kind == kind);
         if same.is_none() {
-            tracing::error!(kind, error = message, "what is stored is not encrypted anew");
+            tracing::error!(
+                kind,
+                error = message,
+                "what is stored is not encrypted anew"
+            );
         }
         report.failed = Some(RewriteFailed {
             kind: kind.to_owned(),

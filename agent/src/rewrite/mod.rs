@@ -89,8 +89,8 @@ impl Rewriter {
     }
 
     async fn rewrite(&self) -> Result<(), RewriteError> {
-        let mut api = ApiClient::new(&self.order)
-            .map_err(|source| RewriteError::Api { left: 0, source })?;
+        let mut api =
+            ApiClient::new(&self.order).map_err(|source| RewriteError::Api { left: 0, source })?;
         let mut failed: Option<(u64, ApiError)> = None;
         let (mut strange, mut from) = (0, None);
         loop {
@@ -130,12 +130,7 @@ impl Rewriter {
         }
     }
 
-    async fn one(
-        &self,
-        api: &mut ApiClient,
-        namespace: &str,
-        name: &str,
-    ) -> Result<(), ApiError> {
+    async fn one(&self, api: &mut ApiClient, namespace: &str, name: &str) -> Result<(), ApiError> {
         for _ in 0..TRIES {
             match api.touch(namespace, name).await? {
                 Wrote::Unchanged => {

@@ -7,7 +7,5 @@ mod state;
 
 pub use backups::{Backup, BackupView, list};
 pub use files::{agent_files, runs_etcd};
-pub use restore::{
-    begin_anew, choose, finish, lost_keys, order, reform_obstacles, verify_parts,
-};
+pub use restore::{begin_anew, choose, finish, lost_keys, order, reform_obstacles, verify_parts};
 pub use state::{BackupState, LATE_AFTER, state_of};

@@ -161,7 +161,10 @@ pub fn compose(
 /// Whether the file is an order of its time to the agents, or what came with one: no pod reads it, and what the keyring
 /// orders now is what counts.
 fn is_order(path: &EntryPath) -> bool {
-    matches!(path.as_str(), REWRITE_FILE | RESTORE_FILE | RESTORE_IDENTITY_FILE)
+    matches!(
+        path.as_str(),
+        REWRITE_FILE | RESTORE_FILE | RESTORE_IDENTITY_FILE
+    )
 }
 
 impl FromKeyring {

@@ -263,7 +263,9 @@ impl Obstacle {
     pub fn is_waived(&self, without: &BTreeSet<String>, without_waiting: bool) -> bool {
         match self {
             Self::Unrecorded | Self::NotPublished(_) | Self::NotRewritten { .. } => false,
-            Self::NoNode(group) | Self::NotComplete { group, .. } => without.contains(group.as_str()),
+            Self::NoNode(group) | Self::NotComplete { group, .. } => {
+                without.contains(group.as_str())
+            }
             Self::Behind { node, .. }
             | Self::Unheard { node, .. }
             | Self::Unusable { node, .. } => without.contains(node),

@@ -37,7 +37,9 @@ pub fn needed_by(
         found.push("the API server reads with it what a restore has brought back".to_owned());
     }
     match &older.retired {
-        None if !older.reads => found.push("the keyring does not say when it was retired".to_owned()),
+        None if !older.reads => {
+            found.push("the keyring does not say when it was retired".to_owned())
+        }
         None => {}
         // Until then a node makes backups that name it.
         Some(mark) => found.extend(not_adopted(mark, evidence).iter().map(ToString::to_string)),
@@ -113,8 +115,7 @@ pub async fn drop_older(
             None => "the keyring has no retired key of encryption at rest".to_owned(),
         }));
     }
-    let (free, needed): (Vec<_>, Vec<_>) =
-        wanted.into_iter().partition(|v| v.needed_by.is_empty());
+    let (free, needed): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|v| v.needed_by.is_empty());
     if free.is_empty() {
         let mut text = "no key is dropped:".to_owned();
         for view in needed {

@@ -83,7 +83,11 @@ pub async fn take(
         let mut groups = concerned(&context.workspace.groups, &before, pki, &names)?;
         if subject == Subject::Encryption {
             // Its agents are told of the keys, and of the order, in files of their own.
-            let secure = context.workspace.groups.iter().filter(|g| g.as_str() == SECURE);
+            let secure = context
+                .workspace
+                .groups
+                .iter()
+                .filter(|g| g.as_str() == SECURE);
             groups.extend(secure.cloned());
         }
         let mark = StepMark {

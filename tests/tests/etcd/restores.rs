@@ -11,7 +11,10 @@ use shared::etcd::EtcdRole;
 use super::stage::{PATIENCE, Stage};
 use super::writer::Etcdctl;
 
-pub(crate) async fn platformctl(stage: &Stage, arguments: &[&str]) -> anyhow::Result<(i32, String)> {
+pub(crate) async fn platformctl(
+    stage: &Stage,
+    arguments: &[&str],
+) -> anyhow::Result<(i32, String)> {
     let mut command = stage.scene.operator.platformctl();
     command.args(arguments);
     let output = tokio::task::spawn_blocking(move || command.output()).await??;

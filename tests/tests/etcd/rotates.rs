@@ -31,8 +31,14 @@ async fn done(stage: &Stage, arguments: &[&str]) -> anyhow::Result<String> {
 async fn refused(stage: &Stage, arguments: &[&str], why: &str) -> anyhow::Result<String> {
     let before = stage.scene.operator.keyring().await?.mark;
     let (code, said) = platformctl(stage, arguments).await?;
-    ensure!(code == 2 && said.contains(why), "{arguments:?}: {code} {said}");
-    ensure!(stage.scene.operator.keyring().await?.mark == before, "{said}");
+    ensure!(
+        code == 2 && said.contains(why),
+        "{arguments:?}: {code} {said}"
+    );
+    ensure!(
+        stage.scene.operator.keyring().await?.mark == before,
+        "{said}"
+    );
     Ok(said)
 }
 
@@ -64,7 +70,10 @@ async fn pki(stage: &Stage) -> anyhow::Result<Pki> {
 
 /// The names of the keys that the node's API server is given, in order.
 fn given(stage: &Stage) -> anyhow::Result<Vec<String>> {
-    let manifest = stage.machines[0].node.kubernetes().join("secrets/kube-apiserver");
+    let manifest = stage.machines[0]
+        .node
+        .kubernetes()
+        .join("secrets/kube-apiserver");
     let mut newest = None;
     for directory in std::fs::read_dir(manifest)? {
         let path = directory?.path().join("encryption.yaml");
@@ -97,7 +106,11 @@ async fn encryption_at_rest_has_another_key_and_a_backup_its_own() -> anyhow::Re
     let Some(mut stage) = Stage::set(1, "4s").await? else {
         return Ok(());
     };
-    let beside = etcdutl.parent().context("a directory")?.display().to_string();
+    let beside = etcdutl
+        .parent()
+        .context("a directory")?
+        .display()
+        .to_string();
     let path = format!("{beside}:{}", std::env::var("PATH").unwrap_or_default());
     let at = stage.add("node-0")?;
     stage.machines[at].node.start_with(&[("PATH", &path)])?;
@@ -126,13 +139,28 @@ async fn encryption_at_rest_has_another_key_and_a_backup_its_own() -> anyhow::Re
     step(&stage, "the API servers will read with").await?;
     refused(&stage, &ROTATE, "not published yet").await?;
     publish(&stage).await?;
-    let new = pki(&stage).await?.encryption.next.context("a successor")?.name;
+    let new = pki(&stage)
+        .await?
+        .encryption
+        .next
+        .context("a successor")?
+        .name;
     ensure!(given(&stage)? == [old.clone(), new.clone()]);
-    refused(&stage, &["rotate", "encryption", "rewrite", "-e", "local"], "cannot be rewritten").await?;
+    refused(
+        &stage,
+        &["rotate", "encryption", "rewrite", "-e", "local"],
+        "cannot be rewritten",
+    )
+    .await?;
 
     // The new key first.
     step(&stage, "encrypted with the new key").await?;
-    refused(&stage, &["rotate", "encryption", "retire", "-e", "local"], "cannot be retired").await?;
+    refused(
+        &stage,
+        &["rotate", "encryption", "retire", "-e", "local"],
+        "cannot be retired",
+    )
+    .await?;
     publish(&stage).await?;
     ensure!(given(&stage)? == [new.clone(), old.clone()]);
     api.with(|api| {
@@ -154,7 +182,10 @@ async fn encryption_at_rest_has_another_key_and_a_backup_its_own() -> anyhow::Re
     .await
     .with_context(|| stage.machines[0].node.log().unwrap_or_default())?;
     stage.machines[0].node.kill().await?;
-    ensure!(api.with(|api| api.updated.len()) < SECRETS - 1, "killed too late");
+    ensure!(
+        api.with(|api| api.updated.len()) < SECRETS - 1,
+        "killed too late"
+    );
     stage.machines[0].node.start_with(&[("PATH", &path)])?;
     let said = eventually("it says what is left", PATIENCE, async || {
         let row = row(&stage).await?.to_string();
@@ -171,39 +202,69 @@ async fn encryption_at_rest_has_another_key_and_a_backup_its_own() -> anyhow::Re
     step(&stage, "the keyring keeps it for backups").await?;
     let updated = api.with(|api| api.updated.clone());
     let once: BTreeSet<&String> = updated.iter().collect();
-    ensure!(once.len() == SECRETS && updated.len() <= SECRETS + 1, "{updated:?}");
+    ensure!(
+        once.len() == SECRETS && updated.len() <= SECRETS + 1,
+        "{updated:?}"
+    );
     publish(&stage).await?;
     ensure!(given(&stage)? == [new.clone()]);
     api.with(|api| api.reads.remove(&old));
-    ensure!(!stage.machines[0].node.state().join("etcd-rewrite.json").exists());
+    ensure!(
+        !stage.machines[0]
+            .node
+            .state()
+            .join("etcd-rewrite.json")
+            .exists()
+    );
 
     // A backup needs the old one.
     let drop = ["rotate", "encryption", "drop", "-e", "local"];
     let said = refused(&stage, &drop, &format!("backup {name} needs it")).await?;
-    ensure!(said.contains(&old) && said.contains("is kept until"), "{said}");
+    ensure!(
+        said.contains(&old) && said.contains("is kept until"),
+        "{said}"
+    );
 
     // And brings it back, for reading.
-    let restore = ["etcd", "restore", "-e", "local", "--backup", &name, "--confirm", "local"];
+    let restore = [
+        "etcd",
+        "restore",
+        "-e",
+        "local",
+        "--backup",
+        &name,
+        "--confirm",
+        "local",
+    ];
     done(&stage, &restore).await?;
     until_members_of(&stage, 2).await?;
     ensure!(given(&stage)? == [new.clone(), old.clone()]);
     api.with(|api| api.reads.insert(old.clone()));
     let shown = row(&stage).await?;
-    ensure!(shown["step"] == "promoted" && shown["next"] == "rewrite", "{shown}");
+    ensure!(
+        shown["step"] == "promoted" && shown["next"] == "rewrite",
+        "{shown}"
+    );
     refused(&stage, &drop, "a restore has brought back").await?;
     done(&stage, &["etcd", "restore", "-e", "local", "--finish"]).await?;
     api.with(|api| api.updated.clear());
     step(&stage, "the leader of etcd is told").await?;
     publish(&stage).await?;
     step(&stage, "the keyring keeps it for backups").await?;
-    ensure!(api.with(|api| api.updated.len()) == SECRETS, "all were under the old one again");
+    ensure!(
+        api.with(|api| api.updated.len()) == SECRETS,
+        "all were under the old one again"
+    );
     publish(&stage).await?;
     ensure!(given(&stage)? == [new.clone()]);
 
     // With the last backup that names it, the key may go.
     refused(&stage, &drop, "needs it").await?;
     for generation in ["1", "2"] {
-        let backups = stage.scene.bucket.object(&format!("etcd/{generation}/backups"));
+        let backups = stage
+            .scene
+            .bucket
+            .object(&format!("etcd/{generation}/backups"));
         if backups.is_dir() {
             std::fs::remove_dir_all(backups)?;
         }

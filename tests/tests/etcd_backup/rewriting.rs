@@ -70,11 +70,18 @@ async fn all_is_encrypted_anew_whatever_comes_between() -> anyhow::Result<()> {
     for entry in all.iter().filter(|(_, value)| value.len() > 10_000) {
         writer.put(std::slice::from_ref(entry)).await?;
     }
-    let small: Vec<_> = all.iter().filter(|(_, v)| v.len() <= 10_000).cloned().collect();
+    let small: Vec<_> = all
+        .iter()
+        .filter(|(_, v)| v.len() <= 10_000)
+        .cloned()
+        .collect();
     for some in small.chunks(100) {
         writer.put(some).await?;
     }
-    let beside = ("/registry/secretsx/a/b".to_owned(), b"not a Secret".to_vec());
+    let beside = (
+        "/registry/secretsx/a/b".to_owned(),
+        b"not a Secret".to_vec(),
+    );
     writer.put(&[beside]).await?;
 
     let certified = issue_rewriter(&pki, Timestamp::now())?;
@@ -120,7 +127,10 @@ async fn all_is_encrypted_anew_whatever_comes_between() -> anyhow::Result<()> {
     let (scan, done) = rewriter(&order).run().await;
     let scan = scan.context("a scan")?;
     let error = done.expect_err("one is refused");
-    ensure!(matches!(error, RewriteError::Api { left: 1, .. }), "{error:?}");
+    ensure!(
+        matches!(error, RewriteError::Api { left: 1, .. }),
+        "{error:?}"
+    );
     let said = format!("{:#}", anyhow::Error::new(error));
     ensure!(
         said.contains("ns-6/secret-0006") && said.contains("an admission plugin says no"),
@@ -142,14 +152,24 @@ async fn all_is_encrypted_anew_whatever_comes_between() -> anyhow::Result<()> {
     let (scan, done) = rewriter(&order).run().await;
     done?;
     let scan = scan.context("a scan")?;
-    ensure!(scan.is_clean() && scan.under_key == SECRETS as u64, "{scan:?}");
+    ensure!(
+        scan.is_clean() && scan.under_key == SECRETS as u64,
+        "{scan:?}"
+    );
     ensure!(scan.revision > 0, "{scan:?}");
     let updated = api.with(|api| api.updated.clone());
-    ensure!(updated.len() == done_before + 2, "{:?}", &updated[done_before..]);
+    ensure!(
+        updated.len() == done_before + 2,
+        "{:?}",
+        &updated[done_before..]
+    );
     let once: BTreeSet<&String> = updated.iter().collect();
     // The one that was being written when the run was killed may have been written twice.
     ensure!(updated.len() - once.len() <= 1, "something was done twice");
-    ensure!(rewritten.load(Ordering::Relaxed) >= SECRETS as u64 - 3, "it counts");
+    ensure!(
+        rewritten.load(Ordering::Relaxed) >= SECRETS as u64 - 3,
+        "it counts"
+    );
 
     // An API server that writes with another key than that of the order does not make it look done.
     api.with(|api| api.writes = "key-old".to_owned());
@@ -174,10 +194,15 @@ async fn all_is_encrypted_anew_whatever_comes_between() -> anyhow::Result<()> {
         private_key: foreign.key,
         ..order.clone()
     };
-    writer.put(&[(key_of(9), stored("key-old", "again"))]).await?;
+    writer
+        .put(&[(key_of(9), stored("key-old", "again"))])
+        .await?;
     let (scan, done) = rewriter(&refused).run().await;
     let error = done.expect_err("not let in");
     ensure!(error.label() == "api_unreachable", "{error:?}");
-    ensure!(scan.is_some_and(|scan| !scan.is_clean()), "the scan is etcd's word");
+    ensure!(
+        scan.is_some_and(|scan| !scan.is_clean()),
+        "the scan is etcd's word"
+    );
     Ok(())
 }
