@@ -53,7 +53,13 @@ impl DestroyArgs {
             output::note("planning…");
             let planned = session.plan(Goal::Destroyed).await?;
             output::line(planned.plan.to_string());
-            before_destroy(&workspace, &survey, self.buckets, &self.consent.waiver).await?;
+            Box::pin(before_destroy(
+                &workspace,
+                &survey,
+                self.buckets,
+                &self.consent.waiver,
+            ))
+            .await?;
             let why = match self.buckets {
                 true => {
                     "everything above is destroyed, and both buckets with the keyring and every backup"

@@ -69,7 +69,7 @@ pub(super) async fn before_apply(
         return Ok(());
     }
     let context = Context::of(workspace.clone()).await?;
-    let Some(gathered) = Gathered::read(&context).await? else {
+    let Some(gathered) = Box::pin(Gathered::read(&context)).await? else {
         return Ok(());
     };
     let aws = Aws::of(workspace).await?;
@@ -97,7 +97,7 @@ pub(super) async fn before_destroy(
         return Ok(());
     }
     let context = Context::of(workspace.clone()).await?;
-    match Gathered::read(&context).await? {
+    match Box::pin(Gathered::read(&context)).await? {
         Some(gathered) => waiver.judge(
             workspace,
             "nothing is destroyed now",

@@ -176,7 +176,7 @@ async fn agreed(
 ) -> anyhow::Result<bool> {
     let dangers = plan.dangers();
     if !dangers.is_empty() {
-        before_apply(workspace, plan, &consent.waiver).await?;
+        Box::pin(before_apply(workspace, plan, &consent.waiver)).await?;
         let why = dangers.join("; ");
         return named(session, workspace, consent, &why).await;
     }

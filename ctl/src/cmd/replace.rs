@@ -49,7 +49,7 @@ impl ReplaceArgs {
         aws.require_account(&workspace.environment).await?;
         let fleet = read_fleet(&aws, &workspace.environment).await?;
         let instance = select(&fleet.instances, &self.node).map_err(|e| mistake(e.to_string()))?;
-        self.check(&workspace, &fleet, instance).await?;
+        Box::pin(self.check(&workspace, &fleet, instance)).await?;
         let what = format!(
             "{} is ended, and its group launches another.",
             instance.label()
@@ -64,7 +64,7 @@ impl ReplaceArgs {
             let fleet = read_fleet(&aws, &workspace.environment).await?;
             let instance =
                 select(&fleet.instances, &instance.id).map_err(|e| mistake(e.to_string()))?;
-            self.check(&workspace, &fleet, instance).await?;
+            Box::pin(self.check(&workspace, &fleet, instance)).await?;
         } else {
             confirm(&format!("{what} Go on?"), self.yes)?;
         }
@@ -87,7 +87,7 @@ impl ReplaceArgs {
         let against = against(workspace, fleet, instance).await?;
         if instance.group == SECURE {
             let context = Context::of(workspace.clone()).await?;
-            if let Some(gathered) = Gathered::read(&context).await? {
+            if let Some(gathered) = Box::pin(Gathered::read(&context)).await? {
                 let instances = &fleet.instances;
                 return before_replace(
                     workspace,

@@ -235,8 +235,8 @@ fn a_group_becomes_smaller_only_as_far_as_a_quorum_is_sure_to_stay() {
     // Two spares, but the group may choose members.
     let mut spares = World::of(5);
     spares.voters = 3;
-    for n in 3..5 {
-        etcd(&mut spares.reports[n]).role = EtcdRole::Spare;
+    for spare in &mut spares.reports[3..] {
+        etcd(spare).role = EtcdRole::Spare;
     }
     assert_eq!(spares.quorum(Leaving::DownTo(3)).len(), 1);
     assert_eq!(spares.quorum(Leaving::DownTo(4)), Vec::<String>::new());
