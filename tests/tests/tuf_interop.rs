@@ -279,7 +279,7 @@ async fn our_client_keeps_what_it_received_and_fetches_an_artifact_once() {
     assert_eq!(code(&refused), 1, "{refused:?}");
     assert_eq!(repository.trusted(), BTreeMap::new());
     let forged = String::from_utf8(root.to_vec()).unwrap();
-    let forged = forged.replacen("\"version\":1", "\"version\":2", 1);
+    let forged = forged.replacen("\"version\": 1", "\"version\": 2", 1);
     assert_ne!(forged.as_bytes(), root.as_ref());
     let forged = repository.save(&Bytes::from(forged));
     let refused = repository.client(&["init", forged.to_str().unwrap()]);
