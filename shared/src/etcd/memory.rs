@@ -136,7 +136,7 @@ mod tests {
         }
         // As an older agent writes it.
         let old = Memory::sealed(Generation::FIRST, &member(1));
-        assert!(!old.line().unwrap().contains("led"));
+        assert!(!old.line().unwrap().contains("\"led\""));
         for other in ["", "{}", "# platform-agent: {}\n", "name: x\n"] {
             assert_eq!(remembered(other), None, "{other}");
         }
