@@ -88,6 +88,7 @@ fn start(etcd: &Path, directory: &Path) -> anyhow::Result<Vec<Member>> {
             started: true,
         },
         initial: facts.iter().map(InitialMember::of).collect(),
+        led: None,
     };
     let mut members = Vec::new();
     for (n, own) in facts.iter().enumerate() {

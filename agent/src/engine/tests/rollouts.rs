@@ -172,7 +172,7 @@ async fn a_node_goes_back_with_the_store_away_to_the_artifacts_that_it_had() {
         path: "/opt/bin/helper".to_owned(),
         mode: shared::bundle::Mode::new(0o755),
         unpack: Unpack::None,
-        restart: Vec::new(),
+        restart: None,
     };
     let key = keys::target(&"secure".parse().unwrap(), &artifact.sha256, "helper-1");
     w.store.set(&key, &bytes[..]);

@@ -85,14 +85,15 @@ fn a_key_stays_while_a_node_may_name_it_or_a_restore_needs_it() {
     assert_eq!(unrecorded.len(), 1);
     let reads = needed_by(&older(true, false), &[], None, &evidence(8));
     assert_eq!(reads.len(), 1);
-    let order = |keys| RestoreOrder {
+    let order = |keys: &[&str]| RestoreOrder {
         generation: 2,
         backup: backup("20261123T024942Z-7", keys).manifest.unwrap(),
         by: "me".to_owned(),
         at: Timestamp::UNIX_EPOCH,
     };
     for (name, against) in [("key-old", 1), ("key-new", 0)] {
-        let order = order(&[name]);
+        let keys = [name];
+        let order = order(&keys);
         let found = needed_by(&older(false, true), &[], Some(&order), &evidence(8));
         assert_eq!(found.len(), against, "{found:?}");
     }
