@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -125,12 +126,14 @@ async fn a_machine_that_was_suspended_past_its_time_goes_back_though_it_is_healt
     assert!(document.holders.is_empty());
 }
 
-/// A pod that takes longer to end than there is time.
-struct SlowEnd(Arc<super::world::TestClock>);
+/// A pod that takes longer to end than there is time, once.
+struct SlowEnd(Arc<super::world::TestClock>, AtomicBool);
 
 impl PodEnd for SlowEnd {
     fn wait(&self, _: &PodSummary) -> PodEnded {
-        self.0.suspend(Duration::from_secs(60));
+        if !self.1.swap(true, Ordering::Relaxed) {
+            self.0.suspend(Duration::from_secs(60));
+        }
         PodEnded::Gone
     }
 }
@@ -141,7 +144,7 @@ async fn nothing_is_written_forward_after_half_of_the_deadline_while_a_pod_takes
     let mut agent = w.agent();
     {
         let mut disk = agent.disk.lock().unwrap();
-        disk.pod_end = Box::new(SlowEnd(w.clock.clone()));
+        disk.pod_end = Box::new(SlowEnd(w.clock.clone(), AtomicBool::new(false)));
     }
     w.publish_release(1, true).await;
     agent.once().await;

@@ -121,7 +121,7 @@ fn what_was_issued_has_its_time_before_its_issuer_is_retired() {
     for (subject, days) in [
         (ETCD, 0),
         (Subject::ServiceAccounts, 2),
-        (Subject::Authority(KubeletClient), 365),
+        (Subject::Authority(KubeletClient), 31),
     ] {
         let pki = after(subject, &[Action::Stage, Action::Promote]);
         let evidence = secure(&[(8, 5)], vec![node("a", 8, 1)]);
