@@ -144,7 +144,6 @@ mod tests {
             metadata_expires: None,
             rollout: RolloutReport::default(),
             backup: None,
-            rewrite: None,
             written_at: Timestamp::UNIX_EPOCH,
         }
     }

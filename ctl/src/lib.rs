@@ -44,7 +44,6 @@ pub mod rollback;
 pub mod rollouts;
 pub mod rotate;
 pub mod secrets;
-pub mod skew;
 pub mod ssh;
 pub mod status;
 #[cfg(test)]

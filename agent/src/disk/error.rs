@@ -105,9 +105,6 @@ pub enum DiskError {
         /// The one to apply.
         release: ReleaseNumber,
     },
-    /// The time within which a release may be written is over.
-    #[error("there is no time left to write the release: the node goes back")]
-    OutOfTime,
     /// The group key on this disk can't be read as one.
     #[error("{path} is not a group key: repair puts it back from the verified copy")]
     GroupKey {
@@ -161,7 +158,6 @@ impl DiskError {
             Self::Pack { .. } => "pack",
             Self::Equivocation { .. } => "equivocation",
             Self::StalePlan { .. } => "stale_plan",
-            Self::OutOfTime => "deadline",
             Self::GroupKey { .. } => "group_key",
             Self::Stopped(_) => "stopped",
         }

@@ -10,8 +10,7 @@ use crate::context::Workspace;
 use crate::exit::{Outcome, mistake};
 use crate::lint::{Severity, lint};
 use crate::output;
-use crate::release::{render_input, rollout_findings};
-use crate::render::render;
+use crate::release::render_input;
 
 #[derive(Debug, Args)]
 pub(super) struct LintArgs {
@@ -28,13 +27,7 @@ impl LintArgs {
         let mut errors = 0;
         let mut warnings = 0;
         for group in workspace.select(&self.groups)? {
-            let input = render_input(&workspace, &group, None, now)?;
-            let mut findings = lint(&input, now);
-            // What cannot be rendered is told by lint.
-            if let Ok(rendered) = render(&input) {
-                findings.extend(rollout_findings(&workspace, &group, &rendered));
-            }
-            for finding in findings {
+            for finding in lint(&render_input(&workspace, &group, None, now)?, now) {
                 match finding.severity {
                     Severity::Error => errors += 1,
                     Severity::Warning => warnings += 1,

@@ -18,7 +18,6 @@ use crate::keyring::Keyring;
 use crate::output::{self, Format, Progress};
 use crate::publish::{Choices, Planned, Publication, STEPS, plan};
 use crate::rollouts::{self, Verdict, Waited, Waiting};
-use crate::skew;
 use crate::status::read_group_status;
 use crate::userdata::AgentBinary;
 
@@ -88,56 +87,31 @@ impl PublishArgs {
             allow_empty: self.allow_empty,
             waiver: self.waiver()?,
         };
-        let mut all = Vec::new();
-        let ended = self
-            .carry_out(&context, &groups, choices, timeout, &mut all)
-            .await;
-        match ended {
-            Ok(waited) => self::show(self.output, &all, waited.as_ref()),
-            Err(error) => {
-                // What was published is published, whatever failed after it. People were told of each group as it was done.
-                if self.output == Format::Json && !all.is_empty() {
-                    let failed = format!("{error:#}");
-                    output::line(serde_json::to_string_pretty(&document(
-                        &all,
-                        None,
-                        Some(&failed),
-                    ))?);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Publishes, and waits where that was asked for; `all` has the groups that are done, also after a failure.
-    async fn carry_out(
-        &self,
-        context: &Context,
-        groups: &[GroupName],
-        choices: Choices,
-        timeout: Option<Duration>,
-        all: &mut Vec<(GroupName, Publication)>,
-    ) -> anyhow::Result<Option<(Waiting, Vec<Waited>)>> {
-        let collect = !self.no_gc;
-        let keyring =
-            publish_groups(context, groups, choices, self.output, collect, timeout, all).await?;
+        let (keyring, all) = publish_groups(
+            &context,
+            &groups,
+            choices,
+            self.output,
+            !self.no_gc,
+            timeout,
+        )
+        .await?;
         if context.workspace.environment.on_aws() {
-            let said = upload_agent(context, self.agent.clone()).await?;
+            let said = upload_agent(&context, self.agent).await?;
             said.into_iter().for_each(match self.output {
                 Format::Text => output::line,
                 Format::Json => output::note,
             });
         }
-        let Some(patience) = timeout else {
-            return Ok(None);
-        };
         let groups: Vec<(GroupName, ReleaseNumber)> = all
             .iter()
             .map(|(group, done)| (group.clone(), done.release()))
             .collect();
-        Ok(Some(
-            self::wait(context, &keyring, &groups, patience).await?,
-        ))
+        let waited = match timeout {
+            Some(patience) => Some(self::wait(&context, &keyring, &groups, patience).await?),
+            None => None,
+        };
+        self::show(self.output, &all, waited.as_ref())
     }
 }
 
@@ -164,36 +138,23 @@ async fn wait(
     waited.context("everything was published, and its rollout could not be watched")
 }
 
-/// What programs are told: the groups that are done, and why it ended there where it failed.
-fn document(
-    all: &[(GroupName, Publication)],
-    waited: Option<&[Waited]>,
-    failed: Option<&str>,
-) -> serde_json::Value {
-    let publications = all.iter().map(|(group, done)| {
-        let what = match done {
-            Publication::Released { .. } => "released",
-            Publication::Unchanged { .. } => "unchanged",
-            Publication::Renewed { .. } => "renewed",
-        };
-        json!({"group": group, "release": done.release(), "what": what})
-    });
-    let publications: Vec<serde_json::Value> = publications.collect();
-    let mut shown = json!({"groups": publications, "waited": waited});
-    if let (Some(failed), Some(shown)) = (failed, shown.as_object_mut()) {
-        shown.insert("failed".to_owned(), failed.into());
-    }
-    shown
-}
-
 fn show(
     format: Format,
     all: &[(GroupName, Publication)],
     waited: Option<&(Waiting, Vec<Waited>)>,
 ) -> anyhow::Result<Outcome> {
     if format == Format::Json {
-        let waited = waited.map(|(_, all)| all.as_slice());
-        output::line(serde_json::to_string_pretty(&document(all, waited, None))?);
+        let publications = all.iter().map(|(group, done)| {
+            let what = match done {
+                Publication::Released { .. } => "released",
+                Publication::Unchanged { .. } => "unchanged",
+                Publication::Renewed { .. } => "renewed",
+            };
+            json!({"group": group, "release": done.release(), "what": what})
+        });
+        let publications: Vec<serde_json::Value> = publications.collect();
+        let shown = json!({"groups": publications, "waited": waited.map(|(_, all)| all)});
+        output::line(serde_json::to_string_pretty(&shown)?);
     }
     let Some((how, all)) = waited else {
         return Ok(Outcome::Done);
@@ -214,7 +175,7 @@ fn show(
 }
 
 /// Publishes what has changed of the groups and says it (to people: `format`); then removes what no release needs any more,
-/// where `collect` says so. `all` takes each group as it is done: a failure leaves those before it published.
+/// where `collect` says so.
 pub(super) async fn publish_groups(
     context: &Context,
     groups: &[GroupName],
@@ -222,8 +183,7 @@ pub(super) async fn publish_groups(
     format: Format,
     collect: bool,
     patience: Option<Duration>,
-    all: &mut Vec<(GroupName, Publication)>,
-) -> anyhow::Result<Keyring> {
+) -> anyhow::Result<(Keyring, Vec<(GroupName, Publication)>)> {
     let plans = plan(context, groups, choices)
         .await
         .context("nothing was published")?;
@@ -233,6 +193,7 @@ pub(super) async fn publish_groups(
     for warning in &plans.warnings {
         output::note(warning.to_string());
     }
+    let mut all = Vec::new();
     for planned in plans.groups {
         let group = planned.group().clone();
         let gate = secure_first(context, &plans.keyring, &planned, patience).await;
@@ -256,12 +217,12 @@ pub(super) async fn publish_groups(
             }
         }
     }
-    Ok(plans.keyring)
+    Ok((plans.keyring, all))
 }
 
-/// A kubelet must not be newer than the API servers: one that a release brings to another group than secure waits until they
-/// are as new on every secure node. With patience the wait is ours. Nor may secure go back behind a kubelet.
-pub(super) async fn secure_first(
+/// A kubelet must not be newer than the API servers: one that a release brings to another group than secure waits until
+/// every secure node has its own release. With patience the wait is ours.
+async fn secure_first(
     context: &Context,
     keyring: &Keyring,
     planned: &Planned,
@@ -269,27 +230,32 @@ pub(super) async fn secure_first(
 ) -> anyhow::Result<()> {
     let secure = GroupName::new(SECURE)?;
     if *planned.group() == secure {
-        return skew::keep_ahead_of_kubelets(context, keyring, planned).await;
+        return Ok(());
     }
-    let Some(mut too_old) = skew::objection(context, keyring, planned).await? else {
+    let Some((has, brings)) = planned.other_kubelet() else {
         return Ok(());
     };
     let (status, _) = read_group_status(context, keyring, &secure).await?;
-    if let Some((patience, release)) = patience.zip(status.published)
-        && status.rollout.verdict(release) == Verdict::Wait
-    {
+    let Some(release) = status.published else {
+        return Ok(());
+    };
+    let mut view = status.rollout;
+    if let Some(patience) = patience.filter(|_| view.verdict(release) == Verdict::Wait) {
         let groups = [(secure, release)];
-        wait(context, keyring, &groups, patience).await?;
-        match skew::objection(context, keyring, planned).await? {
-            None => return Ok(()),
-            Some(still) => too_old = still,
-        }
+        let (_, mut waited) = wait(context, keyring, &groups, patience).await?;
+        view = waited.pop().map_or(view, |w| w.rollout);
     }
-    let (has, brings) = planned.other_kubelet().unwrap_or_default();
-    Err(anyhow::anyhow!(
-        "it brings {brings} in the place of {has}, and a kubelet must not be newer than the API servers of group {SECURE} \
-         ({too_old}). Publish again when all of them are as new; with --wait the publish waits for a rollout that is under way"
-    ))
+    match view.verdict(release) {
+        Verdict::Done => Ok(()),
+        _ => Err(anyhow::anyhow!(
+            "it brings {brings} in the place of {has}, and a kubelet must not be newer than the API servers: release \
+             {release} of group {SECURE} is on {} of {} nodes ({}). Publish again when it is on all; with --wait the publish \
+             waits for it",
+            view.done,
+            view.nodes,
+            view.state.to_string().replace('\n', "; ")
+        )),
+    }
 }
 
 /// Puts the agent that new machines install into the bucket. One that was asked for must be there; a publish by

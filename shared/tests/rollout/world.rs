@@ -260,7 +260,6 @@ impl World {
             ),
             Op::View => Answer::View(GroupView {
                 nodes: self.statuses.values().cloned().collect(),
-                unread: Vec::new(),
             }),
             Op::Status(seen) => {
                 self.statuses.insert(seen.node.clone(), seen);

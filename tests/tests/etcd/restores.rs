@@ -11,10 +11,7 @@ use shared::etcd::EtcdRole;
 use super::stage::{PATIENCE, Stage};
 use super::writer::Etcdctl;
 
-pub(crate) async fn platformctl(
-    stage: &Stage,
-    arguments: &[&str],
-) -> anyhow::Result<(i32, String)> {
+async fn platformctl(stage: &Stage, arguments: &[&str]) -> anyhow::Result<(i32, String)> {
     let mut command = stage.scene.operator.platformctl();
     command.args(arguments);
     let output = tokio::task::spawn_blocking(move || command.output()).await??;
@@ -23,7 +20,7 @@ pub(crate) async fn platformctl(
 }
 
 /// Waits until each machine is a member of `generation`.
-pub(crate) async fn until_members_of(stage: &Stage, generation: u32) -> anyhow::Result<()> {
+async fn until_members_of(stage: &Stage, generation: u32) -> anyhow::Result<()> {
     for machine in &stage.machines {
         let what = format!(
             "{} is a member of generation {generation}",

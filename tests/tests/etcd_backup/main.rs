@@ -4,4 +4,3 @@
 mod backups;
 mod client;
 mod restore;
-mod rewriting;

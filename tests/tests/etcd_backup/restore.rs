@@ -54,7 +54,6 @@ impl Stand {
             group_key: GroupKey::generate(),
             settings: BackupSettings::usual(1, recipients, Vec::new()),
             release: None,
-            restores: None,
             client,
             clock: Arc::new(SystemClock),
         })

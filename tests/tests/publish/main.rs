@@ -3,7 +3,6 @@
 mod cli;
 mod content;
 mod expiry;
-mod fault_matrix;
 mod faults;
 mod keys;
 mod races;

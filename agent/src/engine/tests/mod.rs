@@ -3,7 +3,6 @@ mod disk;
 mod faults;
 mod host;
 mod refusals;
-mod rollouts;
 mod waiting;
 mod world;
 
