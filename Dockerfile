@@ -6,10 +6,11 @@
 # own, from the publisher's list (Terraform: terraform_VERSION_SHA256SUMS, signed; kubectl: the .sha256 file beside it).
 # The base images are named by tag; pin one with --build-arg RUST_IMAGE=rust@sha256:… where the build must be repeatable.
 
+# Everything in it is for linux/amd64, whatever the engine's own processor is: the machines' agent comes from here.
 ARG RUST_IMAGE=rust:1.95-bookworm
 ARG BASE_IMAGE=debian:bookworm-slim
 
-FROM ${RUST_IMAGE} AS build
+FROM --platform=linux/amd64 ${RUST_IMAGE} AS build
 # aws-lc's C sources are compiled with cmake where no prepared build fits.
 RUN apt-get update && apt-get install -y --no-install-recommends cmake && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
@@ -23,7 +24,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
     mkdir /out; \
     cp target/release/platformctl target/x86_64-unknown-linux-gnu/dist/platform-agent /out/
 
-FROM ${BASE_IMAGE} AS tools
+FROM --platform=linux/amd64 ${BASE_IMAGE} AS tools
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates curl unzip && rm -rf /var/lib/apt/lists/*
 ARG TERRAFORM_VERSION=1.11.4
 ARG TERRAFORM_SHA256=1ce994251c00281d6845f0f268637ba50c0005657eb3cf096b92f753b42ef4dc
@@ -41,7 +42,7 @@ RUN set -eu; \
     unzip -q terraform.zip terraform; \
     chmod 0755 terraform kubectl
 
-FROM ${BASE_IMAGE}
+FROM --platform=linux/amd64 ${BASE_IMAGE}
 # age and tar open a bundle without us; ssh reaches the nodes; git and less are for the person in the shell.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \

@@ -62,6 +62,8 @@ tools: ## install cargo-deny, compiled from source (several minutes)
 .PHONY: test
 test: setup ## run every test of the workspace
 	cargo build --locked --workspace
+	@command -v terraform >/dev/null \
+	  || echo "!!! SKIPPED: terraform is not on the PATH: every test of tests/tests/infra will do nothing and pass" >&2
 	@if cargo nextest --version >/dev/null 2>&1; then \
 	  set -x; cargo nextest run --locked --workspace --no-fail-fast; \
 	else \

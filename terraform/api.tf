@@ -1,8 +1,18 @@
 # The API server's two addresses: one for the operators' networks, one for the VPC. Both pass TLS through.
+#
+# The kind comes first in the names of load balancers and target groups, which all environments of an account share: were it at the
+# end of one of them, or missing, the names of an environment whose own name looks like it would be the same.
 
 data "aws_route53_zone" "this" {
+  count = var.destroying ? 0 : 1
+
   name         = var.dns_zone_name
   private_zone = false
+}
+
+locals {
+  # A record that is destroyed has its zone's id in the state.
+  zone_id = var.destroying ? "none" : data.aws_route53_zone.this[0].zone_id
 }
 
 resource "aws_lb" "api_public" {
@@ -20,7 +30,7 @@ resource "aws_lb" "api_public" {
 }
 
 resource "aws_lb" "api_internal" {
-  name                             = "api-int-${var.environment}"
+  name                             = "int-${var.environment}"
   load_balancer_type               = "network"
   internal                         = true
   subnets                          = local.subnets.secure
@@ -54,7 +64,7 @@ resource "aws_lb_target_group" "api_public" {
 }
 
 resource "aws_lb_target_group" "api_internal" {
-  name        = "api-int-${var.environment}"
+  name        = "int-${var.environment}"
   vpc_id      = aws_vpc.this.id
   protocol    = "TCP"
   port        = local.api_port
@@ -106,7 +116,7 @@ resource "aws_lb_listener" "api_internal" {
 
 # These two names are in the API server's certificate.
 resource "aws_route53_record" "api_public" {
-  zone_id = data.aws_route53_zone.this.zone_id
+  zone_id = local.zone_id
   name    = "kube.${var.dns_zone_name}"
   type    = "A"
 
@@ -118,7 +128,7 @@ resource "aws_route53_record" "api_public" {
 }
 
 resource "aws_route53_record" "api_internal" {
-  zone_id = data.aws_route53_zone.this.zone_id
+  zone_id = local.zone_id
   name    = "kube-internal.${var.dns_zone_name}"
   type    = "A"
 

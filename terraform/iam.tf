@@ -3,10 +3,13 @@
 # old backups; reach operator/; or encrypt.
 
 data "aws_kms_key" "master" {
+  count = var.destroying ? 0 : 1
+
   key_id = var.kms_master_id
 }
 
 locals {
+  key_arn    = var.destroying ? "none" : data.aws_kms_key.master[0].arn
   bucket_arn = "arn:${data.aws_partition.current.partition}:s3:::${var.secrets_bucket_name}"
 
   # What only the secure group has: etcd's fence and backups.
@@ -85,7 +88,7 @@ data "aws_iam_policy_document" "machine" {
   statement {
     sid       = "UnwrapReleases"
     actions   = ["kms:Decrypt"]
-    resources = [data.aws_kms_key.master.arn]
+    resources = [local.key_arn]
     condition {
       test     = "StringEquals"
       variable = "kms:EncryptionContext:environment"

@@ -1,20 +1,23 @@
 # Launch templates and auto-scaling groups. A changed launch template changes no running machine: `platformctl replace` does,
 # one at a time.
 
-data "aws_ami" "named" {
-  count = startswith(var.coreos_image, "ami-") ? 0 : 1
+data "aws_ami" "this" {
+  count = var.destroying ? 0 : 1
 
-  owners             = var.image_owners
+  # An id says which one it is, whoever owns it.
+  owners             = startswith(var.coreos_image, "ami-") ? null : var.image_owners
   most_recent        = true
   include_deprecated = true
   filter {
-    name   = "name"
+    name   = startswith(var.coreos_image, "ami-") ? "image-id" : "name"
     values = [var.coreos_image]
   }
 }
 
 locals {
-  image_id = startswith(var.coreos_image, "ami-") ? var.coreos_image : data.aws_ami.named[0].id
+  image_id = var.destroying ? "ami-00000000000000000" : data.aws_ami.this[0].id
+  # A volume of another name would be a second disk beside the image's own, small and unencrypted.
+  root_device = var.destroying ? "/dev/xvda" : data.aws_ami.this[0].root_device_name
   subnets = {
     secure  = values(aws_subnet.secure)[*].id
     compute = values(aws_subnet.compute)[*].id
@@ -35,7 +38,7 @@ resource "aws_launch_template" "machine" {
   image_id               = local.image_id
   instance_type          = var.groups[each.key].flavor
   key_name               = aws_key_pair.operator.key_name
-  user_data              = base64encode(var.groups[each.key].user_data)
+  user_data              = base64gzip(var.groups[each.key].user_data)
   vpc_security_group_ids = [each.value]
   update_default_version = true
 
@@ -58,7 +61,7 @@ resource "aws_launch_template" "machine" {
   }
 
   block_device_mappings {
-    device_name = "/dev/xvda"
+    device_name = local.root_device
     ebs {
       volume_type           = "gp3"
       volume_size           = var.groups[each.key].volume_gb

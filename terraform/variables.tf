@@ -27,6 +27,11 @@ variable "aws_account" {
   description = "The account: its 12 digits or its alias."
   type        = string
   nullable    = false
+
+  validation {
+    condition     = can(regex("^([0-9]{12}|[a-z0-9](-?[a-z0-9]){2,62})$", var.aws_account))
+    error_message = "12 digits, or an alias: 3 to 63 lower-case letters, digits and single hyphens."
+  }
 }
 
 variable "aws_region" {
@@ -44,6 +49,11 @@ variable "aws_endpoint_url" {
   description = "Where AWS's services are, if not at AWS's own addresses."
   type        = string
   default     = null
+
+  validation {
+    condition     = var.aws_endpoint_url == null || can(regex("^https?://[^/]+", var.aws_endpoint_url))
+    error_message = "A URL, http or https."
+  }
 }
 
 variable "availability_zones" {
@@ -100,12 +110,22 @@ variable "secrets_bucket_name" {
   description = "The bucket of the releases. platformctl makes it; here it is only named in what the machines may do."
   type        = string
   nullable    = false
+
+  validation {
+    condition     = can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.secrets_bucket_name))
+    error_message = "The name of a bucket: 3 to 63 lower-case letters, digits, dots and hyphens."
+  }
 }
 
 variable "kms_master_id" {
   description = "The KMS key that wraps each release's key: id, ARN or alias/NAME."
   type        = string
   nullable    = false
+
+  validation {
+    condition     = can(regex("^(arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/[A-Za-z0-9/_-]+|alias/[A-Za-z0-9/_-]+|[a-z0-9-]{36,})$", var.kms_master_id))
+    error_message = "A key's id, an ARN, or alias/NAME."
+  }
 }
 
 variable "dns_zone_name" {
@@ -123,6 +143,11 @@ variable "coreos_image" {
   description = "The Flatcar image: its id or its name."
   type        = string
   nullable    = false
+
+  validation {
+    condition     = can(regex("^(ami-[0-9a-f]{8,17}|.{3,128})$", var.coreos_image))
+    error_message = "ami-…, or a name of 3 to 128 characters."
+  }
 }
 
 variable "image_owners" {
@@ -130,6 +155,11 @@ variable "image_owners" {
   type        = list(string)
   default     = ["self", "075585003325"]
   nullable    = false
+
+  validation {
+    condition     = length(var.image_owners) > 0 && alltrue([for owner in var.image_owners : can(regex("^(self|[0-9]{12})$", owner))])
+    error_message = "At least one: self, or an account's 12 digits."
+  }
 }
 
 variable "ssh_public_key" {
@@ -178,8 +208,23 @@ variable "groups" {
     error_message = "A grace period is negative, or a volume has fewer than 10 GiB."
   }
   validation {
-    # EC2's limit, before base64.
-    condition     = alltrue([for group in values(var.groups) : length(group.user_data) < 16384])
-    error_message = "A group's user data has 16 KiB or more."
+    condition     = alltrue([for group in values(var.groups) : alltrue([for n in [group.min, group.max, group.grace_period, group.volume_gb] : n == floor(n)])])
+    error_message = "Sizes and grace periods are whole numbers."
   }
+  validation {
+    condition     = alltrue([for group in values(var.groups) : can(regex("^[a-z0-9-]+\\.[a-z0-9-]+$", group.flavor))])
+    error_message = "A flavor is an instance type, like t3.medium."
+  }
+  validation {
+    # EC2's limit is 16,384 bytes before base64, which makes four of three.
+    condition     = alltrue([for group in values(var.groups) : length(base64gzip(group.user_data)) <= 21844])
+    error_message = "A group's user data has 16 KiB or more compressed."
+  }
+}
+
+variable "destroying" {
+  description = "Whether everything is about to be destroyed: then the key, the zone and the image may be gone already."
+  type        = bool
+  default     = false
+  nullable    = false
 }

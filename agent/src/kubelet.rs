@@ -132,6 +132,12 @@ impl KubeletCertificate {
         !same || due(Some(current), &current.authority, &self.node_name, now).is_some()
     }
 
+    /// When the certificate on the disk ends, as far as it was looked at.
+    #[must_use]
+    pub fn expires(&self) -> Option<Timestamp> {
+        self.known.as_ref().map(|(current, _)| current.not_after)
+    }
+
     /// Issues a certificate where one is due; says why it did. Without a pair in the release there is nothing to do. The
     /// key is kept.
     ///

@@ -37,6 +37,7 @@ pub mod kubelet;
 mod memory;
 pub mod metrics;
 pub mod parts;
+pub mod rewrite;
 pub mod rollout;
 pub mod starting;
 pub mod status;

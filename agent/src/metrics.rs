@@ -20,7 +20,7 @@ use tokio::time::Instant;
 /// Polls may fail for so many periods before the node counts as unhealthy.
 const PERIODS_ALLOWED: u32 = 6;
 /// Why a node may not adopt a release for now: the words of its status.
-const WAITING: [&str; 8] = [
+const WAITING: [&str; 9] = [
     "turn",
     "capacity",
     "canary",
@@ -28,6 +28,7 @@ const WAITING: [&str; 8] = [
     "paused",
     "failed_here",
     "superseded",
+    "etcd",
     "unreadable",
 ];
 /// Bounds of the adoption histogram, in seconds: the aim is 0.15 on loopback.
@@ -215,7 +216,7 @@ impl Metrics {
             ),
             (
                 "certificate_expiry_timestamp_seconds",
-                "When the first certificate in the release's files expires, 0 where there is none",
+                "When the first certificate in the release's files, or the kubelet's that the agent issued, expires; 0 where there is none",
                 &m.certificate_expiry,
             ),
             ("hold", "1 while a person holds the node", &m.hold),

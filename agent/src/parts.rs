@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use aws_credential_types::Credentials;
 use shared::etcd::{Listen, MemberFacts};
-use shared::store::{ObjectStore, S3Store, SdkConfig, aws_config_loader};
+use shared::store::{ObjectStore, S3Store, SdkConfig, node_sdk_config};
 use shared::trust::{TrustStore, TrustStoreError};
 use shared::wrap::{KeyWrap, KmsWrap, LocalWrap};
 use tokio::sync::watch;
@@ -51,7 +51,7 @@ pub async fn open(config: &Config, facts: NodeFacts, metrics: Metrics) -> anyhow
         config.group.clone(),
     )?;
     let trust = trust(config, &disk.paths().trust())?;
-    let sdk = sdk(config).await?;
+    let sdk = sdk(config)?;
     let store = Arc::new(S3Store::new(&sdk, &config.bucket));
     let key_wrap = key_wrap(config, &sdk)?;
     let host = host(config, &facts)?;
@@ -220,23 +220,21 @@ fn trust(config: &Config, directory: &Path) -> anyhow::Result<TrustStore> {
 /// # Errors
 /// Credentials that cannot be read.
 pub async fn store(config: &Config) -> anyhow::Result<Arc<dyn ObjectStore>> {
-    Ok(Arc::new(S3Store::new(&sdk(config).await?, &config.bucket)))
+    Ok(Arc::new(S3Store::new(&sdk(config)?, &config.bucket)))
 }
 
-async fn sdk(config: &Config) -> anyhow::Result<SdkConfig> {
-    let mut loader = aws_config_loader(&config.region, config.endpoint_url.as_deref());
-    if let Some(path) = &config.credentials_file {
-        let pair = StoreCredentials::load(path)?;
-        let secret = pair.secret_key.expose();
-        loader = loader.credentials_provider(Credentials::new(
-            pair.access_key,
-            secret,
-            None,
-            None,
-            "credentials_file",
-        ));
-    }
-    Ok(loader.load().await)
+fn sdk(config: &Config) -> anyhow::Result<SdkConfig> {
+    let credentials = match &config.credentials_file {
+        None => None,
+        Some(path) => {
+            let pair = StoreCredentials::load(path)?;
+            let secret = pair.secret_key.expose();
+            let name = "credentials_file";
+            Some(Credentials::new(pair.access_key, secret, None, None, name))
+        }
+    };
+    let endpoint = config.endpoint_url.as_deref();
+    Ok(node_sdk_config(&config.region, endpoint, credentials))
 }
 
 fn key_wrap(config: &Config, sdk: &SdkConfig) -> anyhow::Result<Arc<dyn KeyWrap>> {

@@ -101,6 +101,7 @@ fn status(identity: &NodeIdentity, kind: &str, message: &str, now: Timestamp) ->
         metadata_expires: None,
         rollout: RolloutReport::default(),
         backup: None,
+        rewrite: None,
         written_at: now,
     }
 }

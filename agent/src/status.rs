@@ -144,6 +144,7 @@ mod tests {
             metadata_expires: None,
             rollout: RolloutReport::default(),
             backup: None,
+            rewrite: None,
             written_at: Timestamp::UNIX_EPOCH,
         }
     }

@@ -44,6 +44,7 @@ pub mod rollback;
 pub mod rollouts;
 pub mod rotate;
 pub mod secrets;
+pub mod skew;
 pub mod ssh;
 pub mod status;
 #[cfg(test)]

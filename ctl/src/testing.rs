@@ -31,3 +31,20 @@ terraform_bucket_name = "example-dev-terraform"
     let text = kept.chain(changes.lines()).collect::<Vec<_>>().join("\n");
     env::parse(&text, Path::new("dev.tfvars")).unwrap()
 }
+
+/// The head of a program as it goes onto machines (64 bits, x86-64, one segment to load, no loader), and `content` after it.
+pub(crate) fn static_program(content: &[u8]) -> Vec<u8> {
+    let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
+    bytes.resize(64 + 56, 0);
+    let mut put = |at: usize, value: u8| bytes[at] = value;
+    put(16, 2); // e_type: executable
+    put(18, 62); // e_machine: x86-64
+    put(20, 1); // e_version
+    put(32, 64); // e_phoff
+    put(52, 64); // e_ehsize
+    put(54, 56); // e_phentsize
+    put(56, 1); // e_phnum
+    put(64, 1); // p_type: PT_LOAD
+    bytes.extend_from_slice(content);
+    bytes
+}

@@ -19,7 +19,7 @@ use clap::{Parser, Subcommand};
 use shared::digest::Sha256Digest;
 use shared::durable::{self, Attributes};
 use shared::trust::{TrustStore, Trusted, refresh};
-use tough::schema::Target;
+use tough::schema::{Root, Signed, Target};
 use tough::{HttpTransport, HttpTransportBuilder, IntoVec as _, TargetName};
 use url::Url;
 
@@ -81,6 +81,8 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Command::Init { trusted_root } => {
             let root = std::fs::read(trusted_root)
                 .with_context(|| format!("cannot read {}", trusted_root.display()))?;
+            check_root(&root)
+                .with_context(|| format!("{} is no root to trust", trusted_root.display()))?;
             TrustStore::open(&arguments.metadata_dir, &root)?;
             Ok(())
         }
@@ -102,6 +104,13 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+/// A root is signed by itself: anything else that is JSON would be found out by the first refresh only.
+fn check_root(bytes: &[u8]) -> anyhow::Result<()> {
+    let root: Signed<Root> = serde_json::from_slice(bytes)?;
+    root.signed.verify_role(&root)?;
+    Ok(())
 }
 
 async fn update(arguments: &Arguments) -> anyhow::Result<Trusted> {

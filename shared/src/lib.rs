@@ -36,6 +36,7 @@ pub mod durable;
 pub mod etcd;
 pub mod limits;
 pub mod names;
+pub mod rewrite;
 pub mod rollout;
 pub mod secret;
 pub mod store;

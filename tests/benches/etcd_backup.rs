@@ -84,6 +84,7 @@ async fn measure(mib: usize, etcd: &Path, etcdutl: &Path) -> anyhow::Result<[Str
         group_key: GroupKey::generate(),
         settings: BackupSettings::usual(1, vec![recipient_of(&identity)?], Vec::new()),
         release: None,
+        restores: None,
         client,
         clock: Arc::new(SystemClock),
     };

@@ -38,9 +38,19 @@ pub struct EtcdKubelet {
     thread: Option<JoinHandle<()>>,
 }
 
+/// How etcd is started, where it is not just started.
+#[derive(Debug, Clone, Default)]
+pub struct Launch {
+    /// A program with its arguments, which becomes etcd: `ip netns exec NAME`.
+    pub through: Vec<String>,
+    /// What is changed in the configuration that the agent wrote.
+    pub amend: Option<fn(&mut Value)>,
+}
+
 struct Hand {
     kubelet: Kubelet,
     etcd: PathBuf,
+    launch: Launch,
     root: PathBuf,
     manifest: PathBuf,
     log: PathBuf,
@@ -54,6 +64,14 @@ impl EtcdKubelet {
     /// # Errors
     /// What keeps the model from starting.
     pub fn start(node: &Node, etcd: &Path) -> anyhow::Result<Self> {
+        Self::start_as(node, etcd, Launch::default())
+    }
+
+    /// The same, with etcd started so.
+    ///
+    /// # Errors
+    /// What keeps the model from starting.
+    pub fn start_as(node: &Node, etcd: &Path, launch: Launch) -> anyhow::Result<Self> {
         let kubelet = Kubelet::start(KubeletConfig {
             manifests: node.manifests(),
             root: node.root(),
@@ -68,6 +86,7 @@ impl EtcdKubelet {
         let hand = Hand {
             kubelet,
             etcd: etcd.to_owned(),
+            launch,
             root: node.root(),
             manifest: node.manifests().join("etcd.yaml"),
             log: log.clone(),
@@ -208,11 +227,22 @@ impl Hand {
         let text = std::fs::read_to_string(here(file).context("the file is not mounted")?)
             .context("its configuration is not there")?;
         let mut config: Value = serde_yaml::from_str(&text)?;
+        if let Some(amend) = self.launch.amend {
+            amend(&mut config);
+        }
         translate(&mut config, &here);
         let run = self.root.join("etcd.run.json");
         std::fs::write(&run, serde_json::to_vec_pretty(&config)?)?;
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let child = Command::new(&self.etcd)
+        let mut command = match self.launch.through.split_first() {
+            None => Command::new(&self.etcd),
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(&self.etcd);
+                command
+            }
+        };
+        let child = command
             .arg(format!("--config-file={}", run.display()))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

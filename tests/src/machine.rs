@@ -177,7 +177,8 @@ async fn serve(mut stream: TcpStream, state: &Mutex<State>) -> anyhow::Result<()
         }
     };
     let head = format!(
-        "HTTP/1.1 {status} Example\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+        "HTTP/1.1 {status} Example\r\nContent-Length: {length}\r\nX-Aws-Ec2-Metadata-Token-Ttl-Seconds: 21600\r\n\
+         Connection: close\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(&body).await?;

@@ -3,6 +3,7 @@
 mod desk;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use shared::wrap::KmsWrap;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-pub use desk::{BUCKET, with_credentials};
+pub use desk::{BUCKET, fake_agent, with_credentials};
 
 use crate::tools;
 
@@ -49,16 +50,18 @@ impl Moto {
     }
 
     /// The same with what moto answers otherwise than AWS put right where Terraform's provider minds (`moto/serve.py` says
-    /// what); none where moto is not installed.
+    /// what), and with requests that can be held, refused and read back in the directory `desk`; none where moto is not installed.
     ///
     /// # Errors
     /// As [`Moto::start`].
-    pub async fn start_for_terraform() -> anyhow::Result<Option<Self>> {
+    pub async fn start_for_terraform(desk: &Path) -> anyhow::Result<Option<Self>> {
         let Some(python) = tools::python_with("moto") else {
             return Ok(None);
         };
         let mut command = Command::new(python);
-        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/src/moto/serve.py"));
+        command
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/src/moto/serve.py"))
+            .env("PLATFORM_MOTO_DESK", desk);
         Self::launch(command).await.map(Some)
     }
 

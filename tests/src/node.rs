@@ -71,6 +71,8 @@ pub struct Node {
     directory: PathBuf,
     settings: NodeSettings,
     binary: PathBuf,
+    /// What starts it, where it is not started directly: a program and its arguments.
+    through: Vec<String>,
     child: Option<Child>,
     /// Where in the log the running agent's part begins.
     log_begins: u64,
@@ -157,6 +159,7 @@ impl Node {
             directory: directory.to_owned(),
             settings,
             binary: agent_binary(),
+            through: Vec::new(),
             child: None,
             log_begins: 0,
         };
@@ -184,6 +187,7 @@ impl Node {
                 ..self.settings.clone()
             },
             binary: self.binary.clone(),
+            through: Vec::new(),
             child: None,
             log_begins: 0,
         };
@@ -212,6 +216,11 @@ impl Node {
     /// Runs another binary than the one under test, from the next start on.
     pub fn run_binary(&mut self, binary: PathBuf) {
         self.binary = binary;
+    }
+
+    /// Starts the agent by another program, which becomes it: `ip netns exec NAME`.
+    pub fn run_through(&mut self, through: Vec<String>) {
+        self.through = through;
     }
 
     fn write_config(&self) -> anyhow::Result<()> {
@@ -357,7 +366,14 @@ impl Node {
     // --- the process
 
     fn command(&self, verb: &str) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = match self.through.split_first() {
+            None => Command::new(&self.binary),
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(&self.binary);
+                command
+            }
+        };
         command
             .arg(verb)
             .arg("--config")

@@ -57,6 +57,17 @@ fn skipped(name: &str) {
     eprintln!("!!! SKIPPED: {name} is not installed: run tests/setup.sh");
 }
 
+/// Says that what a test needs to do may not be done here, as [`find`] says it of a missing program.
+///
+/// # Panics
+///
+/// As [`find`].
+pub fn not_permitted(what: &str) {
+    let required = env::var_os("PLATFORM_REQUIRE_TOOLS").is_some_and(|value| value == "1");
+    assert!(!required, "{what}, and PLATFORM_REQUIRE_TOOLS=1");
+    eprintln!("!!! SKIPPED: {what}");
+}
+
 /// A real Terraform and a mirror of its providers.
 #[derive(Debug, Clone)]
 pub struct Terraform {
@@ -67,7 +78,7 @@ pub struct Terraform {
 }
 
 /// Terraform from the `PATH`, with the providers of `PLATFORM_TF_PLUGINS` or of `/opt/tf-plugins`. `tests/setup.sh` installs
-/// neither, so both missing skips the test, said on standard error.
+/// neither, so both missing skips the test, said on standard error and, before all tests, by `make test`.
 ///
 /// # Panics
 ///
@@ -79,7 +90,9 @@ pub fn terraform() -> Option<Terraform> {
     let plugins = named.unwrap_or_else(|| PathBuf::from("/opt/tf-plugins"));
     let directory = env::split_paths(&path).find(|place| place.join("terraform").is_file());
     let Some(directory) = directory else {
-        eprintln!("!!! SKIPPED: terraform is not on the PATH (1.10 or later)");
+        eprintln!(
+            "!!! SKIPPED: terraform is not on the PATH (1.10 or later): nothing of the infrastructure is tested here"
+        );
         return None;
     };
     if !plugins.is_dir() {

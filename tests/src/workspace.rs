@@ -211,6 +211,26 @@ impl Operator {
         Ok(())
     }
 
+    /// Puts other least numbers of machines into the environment's file, which `status` compares with. What was opened before
+    /// keeps the old ones, and renders as before.
+    ///
+    /// # Errors
+    /// A file that does not hold the usual ones.
+    pub fn expect_nodes(&self, secure: usize, compute: usize) -> anyhow::Result<()> {
+        let name = self.context.workspace.name.to_string();
+        let path = self.path(&format!("environments/{name}.tfvars"));
+        let mut text = fs::read_to_string(&path)?;
+        for (key, usual, wanted) in [("secure", 3, secure), ("compute", 2, compute)] {
+            let from = format!("{key}_asg_min = {usual}\n");
+            anyhow::ensure!(
+                text.contains(&from),
+                "the environment does not hold {from:?}"
+            );
+            text = text.replace(&from, &format!("{key}_asg_min = {wanted}\n"));
+        }
+        Ok(fs::write(&path, text)?)
+    }
+
     /// Writes a secret file such as `secure/kube-apiserver/audit-policy.yaml`; one that is there keeps its mode, a new
     /// one is for its owner alone.
     ///

@@ -45,6 +45,7 @@ async fn what_platformctl_publishes_is_on_every_disk_and_reported() -> Result {
     compute.start()?;
     secure.until_release(1).await?;
     compute.until_release(1).await?;
+    scene.operator.expect_nodes(1, 1)?;
 
     let names: Vec<String> = secure.manifest_files()?.into_keys().collect();
     assert_eq!(

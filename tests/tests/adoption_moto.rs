@@ -98,7 +98,9 @@ async fn a_release_wrapped_by_kms_is_adopted_with_one_call_to_it() -> anyhow::Re
     until("three polls in a row are answered 304", PATIENCE, rests).await?;
     ensure!(kms_calls() == 1, "none at rest");
     let status = run(operator.path(), "status").await?;
-    ensure!(status.status.code() == Some(0), "{status:?}");
+    let said = String::from_utf8_lossy(&status.stdout);
+    ensure!(status.status.code() == Some(3), "{status:?}");
+    ensure!(said.contains("1 of 3 nodes have reported"), "{said}");
 
     amend(operator.path(), "cpu: 100m", "cpu: 110m")?;
     publish(operator.path()).await?;

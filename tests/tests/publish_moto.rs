@@ -12,7 +12,7 @@ use ctl::context::{Context, Workspace};
 use ctl::diff::published_release;
 use ctl::publish::{Choices, Publication, PublishRace, STEPS, plan, read_published};
 use ctl::{keyring, output};
-use platform_tests::moto::{BUCKET, Moto, with_credentials};
+use platform_tests::moto::{BUCKET, Moto, fake_agent, with_credentials};
 use platform_tests::tools;
 use platform_tests::workspace::{group, platformctl, refresh_as_node};
 use shared::store::{PutCondition, StoreErrorKind};
@@ -252,7 +252,7 @@ async fn what_machines_boot_with_is_built_and_what_they_install_is_there() {
     moto.create_bucket().await.unwrap();
     let directory = moto.lay_out(&moto.create_key().await.unwrap()).unwrap();
     let agent = directory.path().join("an-agent");
-    fs::write(&agent, b"\x7fELF as it goes onto nodes").unwrap();
+    fs::write(&agent, fake_agent("as it goes onto nodes")).unwrap();
     let agent = agent.to_str().unwrap();
     let run = async |arguments: &[&str]| {
         let mut command = platformctl(directory.path());

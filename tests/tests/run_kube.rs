@@ -94,8 +94,15 @@ fn says_the_environment_and_opens_a_shell_with_both_directories_mapped() {
         .expect("docker run");
     let arguments = &asked[run..];
     let aws = format!("{}:/home/platform/.aws", desk.path("home/.aws").display());
+    let ssh = format!("{}:/home/platform/.ssh", desk.path("home/.ssh").display());
     let work = format!("{}:/platform", desk.path("work").display());
     assert!(has_pair(arguments, "--volume", &aws), "{arguments:?}");
+    // The container is gone with its shell, and the key that `run` writes must not be.
+    assert!(has_pair(arguments, "--volume", &ssh), "{arguments:?}");
+    let mode = |name: &str| fs::metadata(desk.path(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode("home/.ssh"), 0o700);
+    let processor = has_pair(arguments, "--platform", "linux/amd64");
+    assert!(processor, "{arguments:?}");
     assert!(has_pair(arguments, "--volume", &work), "{arguments:?}");
     assert!(
         has_pair(arguments, "--workdir", "/platform"),

@@ -513,12 +513,7 @@ async fn the_agents_exposure_is_low() {
 fn the_agent_takes_its_configuration() {
     for name in ["secure", "compute"] {
         let text = written(&rendered(name), "/etc/platform-agent/config.toml");
-        // The two keys that the agent does not know yet.
-        let known = text
-            .replace("node_facts = \"/run/platform/node.env\"", "node = \"n\"")
-            .replace("\n[kubelet]\nclient_certificate = true\n", "");
-        let config =
-            agent::config::Config::parse(&text).or_else(|_| agent::config::Config::parse(&known));
+        let config = agent::config::Config::parse(&text);
         let config = config.unwrap_or_else(|mistakes| panic!("{mistakes:#?}\n{text}"));
         assert_eq!(config.group, group(name));
         assert_eq!(

@@ -61,7 +61,7 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// What opens a release's identity.
     pub key_wrap: KeyWrapConfig,
-    /// A file with credentials; none means AWS's default chain.
+    /// A file with credentials; none means the instance's role.
     pub credentials_file: Option<PathBuf>,
     /// Units that a release may restart.
     pub restart_units: Vec<UnitName>,

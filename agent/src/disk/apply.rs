@@ -73,6 +73,21 @@ impl Disk {
         bundle_sha256: Sha256Digest,
         plan: &Plan,
     ) -> Result<ApplyReport, DiskError> {
+        self.apply_while(checked, bundle_sha256, plan, &|| true)
+    }
+
+    /// As [`Disk::apply`], as long as it may go on: that is asked before each change, since pods may take minutes to end in
+    /// between.
+    ///
+    /// # Errors
+    /// [`DiskError::OutOfTime`] where it may not; else as [`Disk::apply`].
+    pub fn apply_while(
+        &mut self,
+        checked: &CheckedRelease,
+        bundle_sha256: Sha256Digest,
+        plan: &Plan,
+        may_write: &dyn Fn() -> bool,
+    ) -> Result<ApplyReport, DiskError> {
         let release = checked.number();
         if plan.release != release {
             return Err(DiskError::StalePlan {
@@ -92,7 +107,7 @@ impl Disk {
             bundle_sha256,
             copy_sha256,
         };
-        self.carry_out(checked, to, plan)
+        self.carry_out(checked, to, plan, may_write)
     }
 
     /// As [`Disk::apply`], for a release whose copy is there.
@@ -101,6 +116,7 @@ impl Disk {
         checked: &CheckedRelease,
         to: Committed,
         plan: &Plan,
+        may_write: &dyn Fn() -> bool,
     ) -> Result<ApplyReport, DiskError> {
         self.fingerprints = None;
         (self.at_step)("apply::ledger.before")?;
@@ -111,7 +127,7 @@ impl Disk {
             self.ledger = applying;
         }
         (self.at_step)("apply::ledger.after")?;
-        let mut files = self.change(checked, plan)?;
+        let mut files = self.change(checked, plan, may_write)?;
         (self.at_step)("apply::commit.before")?;
         // §6.7: the new files only.
         let committed = self.ledger.committed(to, checked.wanted());
@@ -131,8 +147,14 @@ impl Disk {
         })
     }
 
-    fn change(&self, checked: &CheckedRelease, plan: &Plan) -> Result<Vec<FileOutcome>, DiskError> {
+    fn change(
+        &self,
+        checked: &CheckedRelease,
+        plan: &Plan,
+        may_write: &dyn Fn() -> bool,
+    ) -> Result<Vec<FileOutcome>, DiskError> {
         let mut work = self.work(checked);
+        work.may_write = may_write;
         work.secret_directories(&plan.create_secret_directories)?;
         let host_files = work.stage(&plan.write_host, HOST_STEPS)?;
         let manifests = work.stage(&plan.write_manifests, MANIFEST_STEPS)?;

@@ -15,6 +15,7 @@ use shared::check::set::{SetProblem, check_set};
 use shared::digest::Sha256Digest;
 use shared::documents::GroupKey;
 use shared::names::{EntryPath, Place, ReleaseNumber};
+use shared::rewrite::RewriteOrder;
 use shared::secret::SecretText;
 
 use super::ledger::{Ledger, OwnedFile};
@@ -27,6 +28,9 @@ const RESTORE: &str = "etcd-restore.json";
 const RESTORE_IDENTITY: &str = "etcd-restore.key";
 /// How etcd is backed up.
 const BACKUP_SETTINGS: &str = "etcd-backup.json";
+
+/// What orders that everything stored be encrypted anew.
+const REWRITE: &str = "etcd-rewrite.json";
 
 /// One reason why a release is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -263,6 +267,9 @@ fn check_agent_files(release: &Release, problems: &mut Vec<CheckProblem>) {
                     text.is_none_or(|text| recipient_of(&text).is_err())
                         .then_some("it is no age identity")
                 }
+                REWRITE => RewriteOrder::from_file(bytes.expose())
+                    .is_err()
+                    .then_some("it does not say what to rewrite"),
                 _ => Some("this agent does not know that file"),
             }
         };

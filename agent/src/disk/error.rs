@@ -105,6 +105,9 @@ pub enum DiskError {
         /// The one to apply.
         release: ReleaseNumber,
     },
+    /// The time within which a release may be written is over.
+    #[error("there is no time left to write the release: the node goes back")]
+    OutOfTime,
     /// The group key on this disk can't be read as one.
     #[error("{path} is not a group key: repair puts it back from the verified copy")]
     GroupKey {
@@ -158,6 +161,7 @@ impl DiskError {
             Self::Pack { .. } => "pack",
             Self::Equivocation { .. } => "equivocation",
             Self::StalePlan { .. } => "stale_plan",
+            Self::OutOfTime => "deadline",
             Self::GroupKey { .. } => "group_key",
             Self::Stopped(_) => "stopped",
         }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use shared::bundle::Release;
+use shared::check::manifest::PodSummary;
 use shared::durable::{self, Attributes};
 
 use super::Disk;
@@ -15,6 +16,7 @@ use super::copy;
 use super::error::DiskError;
 use super::observe;
 use super::paths::{NodePaths, OwnedPath, OwnedPlace};
+use super::pod_end::PodEnded;
 
 /// Longer than the file ever is, in bytes.
 const BYTES: u64 = 64 * 1024;
@@ -63,6 +65,22 @@ impl Disk {
         })?;
         durable::write_file(&path, &text, Attributes::mode(0o600))?;
         Ok(true)
+    }
+
+    /// Waits until nothing listens on these ports of the host any more, for as long as kubelet may take to see that a
+    /// manifest was removed; whether that is so.
+    #[must_use]
+    pub fn are_free(&self, ports: &[u16]) -> bool {
+        let ports = ports.iter().map(|port| ("TCP".to_owned(), *port));
+        let pod = PodSummary {
+            namespace: String::new(),
+            name: String::new(),
+            host_ports: ports.collect(),
+            host_network: true,
+            host_paths: Vec::new(),
+            termination_grace_seconds: 0,
+        };
+        self.pod_end.wait(&pod) == PodEnded::Gone
     }
 
     /// The release on the disk, from its verified copy; none where there is none yet.

@@ -63,7 +63,7 @@ pub struct Disk {
     fingerprints: Option<observe::Fingerprints>,
     /// How long what earlier releases left stays; none where nothing is left.
     leftovers_stay: Option<Duration>,
-    pod_end: Box<dyn PodEnd>,
+    pub(crate) pod_end: Box<dyn PodEnd>,
     at_step: AtStep,
 }
 

@@ -30,6 +30,14 @@ impl Disk {
     /// # Errors
     /// [`DiskError::CopyDamaged`] where the copy can't be used: everything is kept as it is.
     pub fn recover(&mut self) -> Result<Recovery, DiskError> {
+        self.recover_while(&|| true)
+    }
+
+    /// As [`Disk::recover`], as long as it may go on.
+    ///
+    /// # Errors
+    /// [`DiskError::OutOfTime`] where it may not; else as [`Disk::recover`].
+    pub fn recover_while(&mut self, may_write: &dyn Fn() -> bool) -> Result<Recovery, DiskError> {
         let swept = std::mem::take(&mut self.swept);
         let Some(to) = self.ledger.applying else {
             let finished = None;
@@ -37,7 +45,7 @@ impl Disk {
         };
         let checked = CheckedRelease::kept(copy::read(&self.paths, &self.ledger, &to)?);
         let plan = self.plan(&checked)?;
-        let finished = Some(self.carry_out(&checked, to, &plan)?);
+        let finished = Some(self.carry_out(&checked, to, &plan, may_write)?);
         Ok(Recovery { swept, finished })
     }
 }
@@ -64,7 +72,7 @@ impl Disk {
         }
         let checked = self.kept(to)?;
         let plan = self.plan(&checked)?;
-        self.carry_out(&checked, *to, &plan).map(Some)
+        self.carry_out(&checked, *to, &plan, &|| true).map(Some)
     }
 }
 

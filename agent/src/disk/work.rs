@@ -66,6 +66,8 @@ pub(crate) struct Work<'a> {
     by_directory: BTreeMap<SecretDirectory, Vec<(&'a str, &'a WantedFile)>>,
     pod_end: &'a dyn PodEnd,
     at_step: &'a AtStep,
+    /// Whether there is time left to write forward.
+    pub(crate) may_write: &'a dyn Fn() -> bool,
     pub(crate) outcomes: Vec<FileOutcome>,
 }
 
@@ -93,12 +95,17 @@ impl<'a> Work<'a> {
             by_directory,
             pod_end,
             at_step,
+            may_write: &|| true,
             outcomes: Vec::new(),
         }
     }
 
     pub(crate) fn step(&self, name: &'static str) -> Result<(), DiskError> {
-        (self.at_step)(name)
+        (self.at_step)(name)?;
+        match (self.may_write)() {
+            true => Ok(()),
+            false => Err(DiskError::OutOfTime),
+        }
     }
 
     pub(crate) fn report(&mut self, path: impl ToString, outcome: Outcome) {

@@ -16,7 +16,7 @@ use shared::wrap::WrapContext;
 use super::Agent;
 use super::failure::{EngineError, Failure, Retry, Stop};
 use super::state::{Adoption, State};
-use crate::disk::{ApplyReport, CheckedRelease, Outcome as WriteOutcome, Plan};
+use crate::disk::{ApplyReport, CheckedRelease, DiskError, Outcome as WriteOutcome, Plan};
 use crate::trouble::Source;
 
 /// How long unwrapping one identity may take.
@@ -41,8 +41,15 @@ impl Agent {
         let get = async move { store.get(&name, length, None).await };
         let fetched = self
             .network_on(Phase::Fetch, || format!("reading {key}"), limit, get)
-            .await?
-            .map_err(|e| Failure::store(Phase::Fetch, e))?;
+            .await?;
+        let fetched = match fetched {
+            Ok(fetched) => fetched,
+            Err(error) if error.kind.may_be_absent() => {
+                let failure = Failure::store(Phase::Fetch, error);
+                return self.good_instead(adoption, failure);
+            }
+            Err(error) => return Err(Failure::store(Phase::Fetch, error).into()),
+        };
         let bytes = match fetched {
             Fetched::Object { bytes, .. } => bytes,
             Fetched::NotModified => Bytes::new(),
@@ -51,9 +58,37 @@ impl Agent {
             Ok(()) => Ok(State::Decrypt(adoption, bytes)),
             // What the way here broke, the next attempt may bring whole.
             Err(error) => {
-                Err(Failure::new(Phase::Fetch, "mismatch", Retry::NextPoll, error).into())
+                let failure = Failure::new(Phase::Fetch, "mismatch", Retry::NextPoll, error);
+                self.good_instead(adoption, failure)
             }
         }
+    }
+
+    /// A new node whose current release cannot be opened begins with the good one, where there is one; else the failure.
+    fn good_instead(&mut self, adoption: Adoption, failure: Failure) -> Result<State, Stop> {
+        let good = adoption.good.clone();
+        let Some(good) = good.filter(|_| self.release().is_none()) else {
+            return Err(failure.into());
+        };
+        let (release, digest) = (good.release(), Some(good.sha256));
+        let why = crate::trouble::chain(failure.error.as_ref());
+        tracing::error!(current = %adoption.target.release(), good = %release, why, "beginning with the good release");
+        self.metrics
+            .failed(&failure.phase.to_string(), failure.kind);
+        let result = format!("the current one cannot be opened: {why}");
+        let object = self.bundle_object(release, digest);
+        self.decided(
+            "begins with the good release",
+            release,
+            digest,
+            object,
+            &result,
+        );
+        Ok(State::Fetch(Adoption {
+            target: good,
+            good: None,
+            ..adoption
+        }))
     }
 
     /// Unwraps the release's identity, once, and opens the bundle with it (§6.1 to §6.3).
@@ -84,15 +119,19 @@ impl Agent {
         };
         let identity = match unwrapped {
             Ok(identity) => identity,
-            Err(failure) if failure.retry == Retry::OnChange => return Err(failure.into()),
+            Err(failure) if failure.retry == Retry::OnChange => {
+                return self.good_instead(adoption, failure);
+            }
             Err(failure) => return Err(failure.resume_at(State::Decrypt(adoption, sealed)).into()),
         };
         // A full-size bundle takes a while: not on the thread that answers the watchdog.
         let opened = tokio::task::spawn_blocking(move || opened(&sealed, &identity));
         let release = match opened.await {
             Ok(Ok(release)) => release,
-            Ok(Err(Unopened::Seal(e))) => return Err(Failure::open(e).into()),
-            Ok(Err(Unopened::Unpack(e))) => return Err(Failure::unpack(e).into()),
+            Ok(Err(Unopened::Seal(e))) => return self.good_instead(adoption, Failure::open(e)),
+            Ok(Err(Unopened::Unpack(e))) => {
+                return self.good_instead(adoption, Failure::unpack(e));
+            }
             Err(e) => return Err(Failure::task(Phase::Decrypt, e).into()),
         };
         let (environment, group) = (&self.identity.environment, &self.identity.group);
@@ -100,14 +139,22 @@ impl Agent {
             .index()
             .mismatches(environment, group, adoption.target.release());
         if !problems.is_empty() {
-            return Err(Failure::contradiction(problems).into());
+            return self.good_instead(adoption, Failure::contradiction(problems));
         }
         if self.begins_with_good(&adoption, &release).await?
             && let Some(good) = adoption.good.clone()
         {
             let current = adoption.target.release();
             tracing::warn!(%current, good = %good.release(), "a new node begins with the good release");
-            self.decided("begins with the good release", good.release(), "adopting");
+            let (release, digest) = (good.release(), Some(good.sha256));
+            let object = self.bundle_object(release, digest);
+            self.decided(
+                "begins with the good release",
+                release,
+                digest,
+                object,
+                "adopting",
+            );
             return Ok(State::Fetch(Adoption {
                 target: good,
                 good: None,
@@ -203,15 +250,20 @@ impl Agent {
             Err(failure) => return Err(failure.resume_at(State::Stage(adoption, checked)).into()),
         }
         let digest = adoption.target.sha256;
+        let limit = self.forward_limit();
         let (checked, applied) = self
             .on_disk(move |disk| {
-                let applied = disk.apply(&checked, digest, &plan);
+                let applied = disk.apply_while(&checked, digest, &plan, &|| limit.may_write());
                 (checked, applied)
             })
             .await
             .map_err(|e| Failure::task(Phase::Apply, e))?;
         match applied {
             Ok(report) => Ok(State::Commit(adoption, report)),
+            Err(DiskError::OutOfTime) => {
+                self.handled = None;
+                Ok(State::Revert)
+            }
             Err(e) => Err(Failure::disk(Phase::Apply, e)
                 .resume_at(State::Plan(adoption, checked))
                 .into()),

@@ -8,6 +8,7 @@ use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::Instant;
 
 use super::Agent;
+use super::rollout::ForwardLimit;
 use super::wait::DISK_PATIENCE;
 use crate::disk::{Committed, Disk, DiskError};
 use crate::trouble::{Source, chain};
@@ -27,10 +28,17 @@ struct Mended {
 }
 
 /// Finishes what was interrupted: forward, or, where there is no time left for that, back.
-fn finish(disk: &mut Disk, back: Option<&Committed>) -> Result<bool, DiskError> {
+fn finish(
+    disk: &mut Disk,
+    back: Option<&Committed>,
+    limit: &ForwardLimit,
+) -> Result<bool, DiskError> {
     match back.filter(|_| disk.ledger().applying.is_some()) {
         Some(to) => Ok(disk.go_back(to)?.is_some()),
-        None => Ok(disk.recover()?.finished.is_some()),
+        None => match (disk.recover_while(&|| limit.may_write()), limit.previous()) {
+            (Err(DiskError::OutOfTime), Some(to)) => Ok(disk.go_back(&to)?.is_some()),
+            (recovered, _) => Ok(recovered?.finished.is_some()),
+        },
     }
 }
 
@@ -78,9 +86,9 @@ impl Agent {
             return;
         }
         self.recall_slot();
-        let back = self.overdue();
+        let (back, limit) = (self.overdue(), self.forward_limit());
         let done = self.on_disk(move |disk| {
-            let finished = finish(disk, back.as_ref())?;
+            let finished = finish(disk, back.as_ref(), &limit)?;
             let seen = disk.verify()?;
             let restored = if seen.is_clean() {
                 Vec::new()
@@ -146,10 +154,10 @@ impl Agent {
     }
 
     async fn repair(&mut self) {
-        let back = self.overdue();
+        let (back, limit) = (self.overdue(), self.forward_limit());
         let done = self.on_disk(move |disk| {
             let half_applied = disk.ledger().applying.is_some();
-            let finished = half_applied && finish(disk, back.as_ref())?;
+            let finished = half_applied && finish(disk, back.as_ref(), &limit)?;
             let repaired = disk.repair()?;
             Ok(Mended {
                 restored: repaired.restored,

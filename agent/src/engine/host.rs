@@ -261,7 +261,8 @@ impl Agent {
         let Some(release) = self.release() else {
             return;
         };
-        if self.with_artifacts(|a| a.has_orphans(release)) {
+        // A node in transition may go back, also with the store away: what the release before had stays until then.
+        if !self.has_slot() && self.with_artifacts(|a| a.has_orphans(release)) {
             self.settle_artifacts(release).await;
         }
         self.care_for_certificate().await;

@@ -16,6 +16,7 @@ mod host;
 mod pass;
 mod probing;
 mod report;
+mod rewrite;
 mod rollout;
 mod state;
 mod update;
@@ -40,6 +41,7 @@ use etcd::Etcd;
 use backup::Backups;
 pub use host::Host;
 use host::Patience;
+use rewrite::Rewrites;
 use rollout::Rollouts;
 use state::State;
 
@@ -201,10 +203,11 @@ pub struct Agent {
     adopted: Option<ReleaseNumber>,
     /// More was done than to ask: some of what it took can be given back.
     worked: bool,
-    /// The release whose certificates were looked at for the metric.
-    certificates_of: Option<ReleaseNumber>,
+    /// The release whose certificates were looked at for the metric, and when the first of them ends.
+    certificates_of: (Option<ReleaseNumber>, Option<Timestamp>),
     rollouts: Rollouts,
     backups: Backups,
+    rewrites: Rewrites,
     etcd: Etcd,
     reporter: Reporter,
 }
@@ -261,9 +264,10 @@ impl Agent {
             repaired: 0,
             adopted: None,
             worked: false,
-            certificates_of: None,
+            certificates_of: (None, None),
             rollouts: Rollouts::in_directory(&state, parts.host.zone.clone()),
             backups: Backups::default(),
+            rewrites: Rewrites::default(),
             etcd: Etcd::at(parts.host.etcd),
             reporter: Reporter::default(),
         }

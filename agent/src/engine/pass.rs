@@ -36,6 +36,7 @@ impl Agent {
         }
         self.look_after_host().await;
         self.look_after_backups().await;
+        self.look_after_rewriting().await;
         if self.hold.is_none() && std::mem::take(&mut self.held_back) {
             self.handled = None;
         }

@@ -1,26 +1,29 @@
 //! Probing a release that was applied, and going back (§6.11).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use futures::future::join_all;
 use shared::bundle::Probe;
 use shared::documents::{Phase, ProbeReport, RevertReport, kept_line, kept_lines};
-use shared::rollout::{ProbeRun, ProbeVerdict, Stage};
+use shared::rollout::{ProbeRun, ProbeVerdict, Stage, Window};
 use tokio::time::Instant;
 
 use super::Agent;
 use super::failure::{EngineError, Failure, Retry, Stop};
 use super::state::State;
 use super::wait::GaveUp;
-use crate::disk::DiskError;
-use crate::rollout::{Prober, Sight, Slot};
+use crate::disk::{Committed, DiskError};
+use crate::rollout::{FailedHere, Prober, Sight, Slot};
 use crate::trouble::{Source, chain};
 
 /// The longest pause between two looks at the clock while probing.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Beyond the timeout of the probes themselves.
 const SLACK: Duration = Duration::from_secs(5);
+
+/// Failures of a probe of which it is told what they saw.
+const FAILURES_TOLD: usize = 3;
 
 /// What probing came to.
 enum Probed {
@@ -98,26 +101,35 @@ impl Agent {
         let Some(slot) = self.rollouts.slot.clone() else {
             return Ok(State::Idle);
         };
-        if slot.stage != Stage::Probing {
-            self.reach(Stage::Probing)?;
-        }
+        let slot = Slot {
+            stage: Stage::Probing,
+            tried: self.tried(&slot),
+            ..slot
+        };
+        self.remember_slot(Some(slot.clone()))?;
         fail::fail_point!("rollout::probe");
-        match self
-            .probe_until(
-                &slot,
-                slot.policy.deadline.get() * 3 / 4,
-                slot.policy.settle.get(),
-            )
-            .await?
-        {
+        let end = slot.policy.deadline.get() * 3 / 4;
+        let probed = self
+            .probe_until(&slot, end, slot.policy.settle.get())
+            .await?;
+        // The machine may have been suspended between two looks.
+        let probed = match probed {
+            Probed::Healthy if self.window(&slot) == Window::Back => Probed::Bad {
+                why: "it was healthy only after its time was over".to_owned(),
+                lines: Vec::new(),
+            },
+            probed => probed,
+        };
+        let object = self.bundle_object(slot.release, slot.bundle);
+        match probed {
             Probed::Healthy => {
-                self.decided("probes", slot.release, "healthy");
+                self.decided("probes", slot.release, slot.bundle, object, "healthy");
                 self.reach(Stage::Committed)?;
                 Ok(State::GiveBack)
             }
             Probed::Bad { why, lines } => {
                 tracing::error!(release = %slot.release, why, ?lines, "the release is bad here: going back");
-                self.decided("probes", slot.release, &why);
+                self.decided("probes", slot.release, slot.bundle, object, &why);
                 self.adopted = None;
                 let slot = Slot {
                     stage: Stage::Reverting,
@@ -145,8 +157,15 @@ impl Agent {
             slot.why = Some(why.to_owned());
         }
         slot.stage = Stage::Reverting;
+        slot.tried = self.tried(&slot);
         self.remember_slot(Some(slot.clone()))?;
-        if !slot.noted && self.note_failure(&slot).await? {
+        self.remember_failed(&slot);
+        // Going back is what the time is for: a store that does not answer must not use it up.
+        let patience = slot.policy.deadline.get() / 16;
+        if !slot.noted
+            && let Ok(noted) = tokio::time::timeout(patience, self.note_failure(&slot)).await
+            && noted?
+        {
             slot.noted = true;
             self.remember_slot(Some(slot.clone()))?;
         }
@@ -183,11 +202,33 @@ impl Agent {
                 Ok(State::Poll)
             }
             Probed::Healthy => {
-                self.decided("goes back", to, "healthy again");
+                let digest = Some(slot.previous.bundle_sha256);
+                let object = self.bundle_object(to, digest);
+                self.decided("goes back", to, digest, object, "healthy again");
                 self.reach(Stage::Reverted)?;
                 self.handled = None;
                 Ok(State::GiveBack)
             }
+        }
+    }
+
+    /// The slot's release as it lies on this disk, or did: its probes may name files that the release before does not have.
+    fn tried(&self, slot: &Slot) -> Option<Committed> {
+        let (release, applying) = self.with_disk(|d| (d.ledger().release, d.ledger().applying));
+        let mut known = [applying, release, slot.tried].into_iter().flatten();
+        known.find(|committed| committed.release == slot.release)
+    }
+
+    /// What can't be remembered is forgotten with the document.
+    fn remember_failed(&mut self, slot: &Slot) {
+        let failed = FailedHere {
+            release: slot.release,
+            since: slot.since,
+            why: kept_line(slot.why.as_deref().unwrap_or_default(), 300),
+        };
+        if let Err(error) = self.rollouts.remember_failed(failed) {
+            let error = chain(&error);
+            tracing::warn!(error, "that the release failed here is not remembered");
         }
     }
 
@@ -279,12 +320,17 @@ impl Agent {
         let mut run = ProbeRun::new(&policy, &slot.failed_before);
         let prober = match self
             .on_disk({
-                let probes = policy.probes.clone();
+                let (probes, tried) = (policy.probes.clone(), slot.tried);
                 move |disk| {
                     let committed = disk.ledger().release;
-                    let checked = committed.map(|c| disk.kept(&c)).transpose();
-                    checked.map(|c| {
-                        c.map_or_else(Prober::default, |c| Prober::new(&probes, c.release()))
+                    let checked = committed.map(|c| disk.kept(&c)).transpose()?;
+                    let prober =
+                        checked.map_or_else(Prober::default, |c| Prober::new(&probes, c.release()));
+                    let tried = tried.filter(|tried| committed != Some(*tried));
+                    Ok::<_, DiskError>(match tried.map(|tried| disk.kept(&tried)) {
+                        Some(Ok(tried)) => prober.or_from(&probes, tried.release()),
+                        // It was not written whole, and nothing of it can have been probed.
+                        Some(Err(_)) | None => prober,
                     })
                 }
             })
@@ -303,12 +349,18 @@ impl Agent {
             .map(|probe| (probe.name.clone(), began))
             .collect();
         let mut last: BTreeMap<String, Sight> = BTreeMap::new();
+        let mut failures: BTreeMap<String, VecDeque<Vec<String>>> = BTreeMap::new();
         loop {
             let now = Instant::now();
             let is_due = |p: &&Probe| due.get(&p.name).is_none_or(|at| *at <= now);
             let probes: Vec<&Probe> = policy.probes.iter().filter(is_due).collect();
             for (name, sight) in self.try_probes(&prober, probes.clone()).await? {
                 run.saw(&name, sight.ok, began.elapsed());
+                let told = failures.entry(name.clone()).or_default();
+                if !sight.ok && told.back() != Some(&sight.lines) {
+                    told.push_back(sight.lines.clone());
+                    told.drain(..told.len().saturating_sub(FAILURES_TOLD));
+                }
                 last.insert(name, sight);
             }
             for probe in probes {
@@ -318,12 +370,22 @@ impl Agent {
                 .iter()
                 .map(|(name, sight)| probe_report(name, sight, !run.counts(name)))
                 .collect();
-            let saw = |name: &str| last.get(name).map(|s| s.lines.clone()).unwrap_or_default();
+            // What it saw over its last failures that differ, the last one last.
+            let saw = |name: &str| -> Vec<String> {
+                failures
+                    .get(name)
+                    .into_iter()
+                    .flatten()
+                    .flatten()
+                    .cloned()
+                    .collect()
+            };
             match run.verdict(began.elapsed()) {
                 ProbeVerdict::Healthy => return Ok(Probed::Healthy),
                 ProbeVerdict::Bad(name) => {
                     let lines = saw(&name);
-                    let first = lines.first().cloned().unwrap_or_default();
+                    let first = last.get(&name).and_then(|s| s.lines.first());
+                    let first = first.cloned().unwrap_or_default();
                     let why = format!("probe {name} failed: {first}");
                     return Ok(Probed::Bad { why, lines });
                 }

@@ -7,6 +7,7 @@ use shared::store::PutCondition;
 
 use super::Agent;
 use super::wait::GaveUp;
+use crate::kubelet::KubeletCertificate;
 use crate::status::{IDLE_INTERVAL, SLOT_INTERVAL, named};
 use crate::trouble::{Source, chain};
 use crate::update::Updater;
@@ -124,17 +125,20 @@ impl Agent {
             metadata_expires: self.expires,
             rollout: self.rollout_report(),
             backup: self.backups.report(),
+            rewrite: self.rewrites.report(),
             written_at: now,
         }
     }
 
     /// The files are read once for each release that is on the disk as it should be.
     fn measure_certificates(&mut self, status: &NodeStatus) {
-        if !self.disk_matches || self.certificates_of == status.release {
-            return;
+        if self.disk_matches && self.certificates_of.0 != status.release {
+            let earliest = self.with_disk(|disk| disk.earliest_certificate_expiry());
+            self.certificates_of = (status.release, earliest);
         }
-        self.certificates_of = status.release;
-        let earliest = self.with_disk(|disk| disk.earliest_certificate_expiry());
+        // The agent issues this one itself, at any time.
+        let kubelet = self.kubelet.as_ref().and_then(KubeletCertificate::expires);
+        let earliest = self.certificates_of.1.into_iter().chain(kubelet).min();
         self.metrics
             .certificate_expiry
             .set(earliest.map_or(0, |t| t.as_second()));

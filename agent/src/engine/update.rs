@@ -60,6 +60,12 @@ impl Agent {
 
     /// Replaces the agent. What keeps it from that keeps no release from being adopted: it is said, and tried again later.
     pub(super) async fn update(&mut self, then: State) -> Result<State, Stop> {
+        if let Some(why) = self.update_waits().await? {
+            tracing::info!(why, "the agent is not updated yet");
+            self.update_patience.reset();
+            self.update_patience.failed(self.poll_interval);
+            return Ok(then);
+        }
         match self.try_update().await {
             Ok(()) => Err(Stop::Updated),
             Err(Stop::Failed(failure)) => {
@@ -70,6 +76,30 @@ impl Agent {
             }
             Err(stop) => Err(stop),
         }
+    }
+
+    /// Why an agent that has a release already is not to be replaced for now. The update takes no slot; a pause and a halt hold
+    /// it up. Where what the group agrees on cannot be read, the newer agent may be the one that can.
+    async fn update_waits(&mut self) -> Result<Option<String>, Stop> {
+        if self.release().is_none() {
+            return Ok(None);
+        }
+        let read = match self.read_rollout().await {
+            Ok(read) => read,
+            Err(Stop::Failed(_)) => return Ok(None),
+            Err(stop) => return Err(stop),
+        };
+        let Some(document) = read.document else {
+            return Ok(None);
+        };
+        if let Some(pause) = document.pause_at(read.now) {
+            let (by, reason) = (&pause.by, &pause.reason);
+            return Ok(Some(format!("the group is paused: {by}: {reason}")));
+        }
+        let halted = self
+            .published
+            .filter(|release| document.is_halted(*release));
+        Ok(halted.map(|release| format!("the rollout of release {release} is halted")))
     }
 
     async fn try_update(&mut self) -> Result<(), Stop> {

@@ -47,6 +47,8 @@ pub struct BackupContext {
     pub settings: BackupSettings,
     /// The release on the disk.
     pub release: Option<ReleaseNumber>,
+    /// The backup that the release has its members made from: it stays.
+    pub restores: Option<BackupName>,
     /// The node's own member.
     pub client: EtcdClient,
     /// The time.
@@ -233,7 +235,9 @@ impl BackupContext {
         }
         let names: BTreeSet<BackupName> = generations.keys().cloned().collect();
         let now = self.clock.now();
-        let gone = superfluous(&self.settings, &names, good, now);
+        let mut gone = superfluous(&self.settings, &names, good, now);
+        // Some member may still be reading it.
+        gone.retain(|name| Some(*name) != self.restores.as_ref());
         for name in &gone {
             // The manifest first: what is half removed is no backup.
             for generation in generations.get(*name).into_iter().flatten() {
@@ -264,10 +268,14 @@ impl BackupContext {
         if status.is_learner {
             return Ok(Standing::Learner);
         }
+        let corrupt = |error: &String| error.contains("CORRUPT");
+        if status.leader.is_none() || status.errors.iter().any(corrupt) {
+            return Ok(Standing::Unfit);
+        }
         if status.leader == Some(status.member_id) {
             return Ok(Standing::Leader);
         }
-        // Without a quorum nobody says who the others are: then the member's number alone spreads them out.
+        // Where nobody says who the others are, the member's number alone spreads them out.
         let rank = match self.client.member_list().await {
             Ok(members) => {
                 let before = |m: &&Member| !m.is_learner && m.id < status.member_id;

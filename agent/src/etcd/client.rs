@@ -11,7 +11,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
@@ -35,7 +35,7 @@ use crate::tls;
 /// How long connecting may take, the handshake included.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long a call may take beside connecting. etcd itself gives a proposal up after 5 to 7 seconds.
-const CALL: Duration = Duration::from_secs(12);
+pub(super) const CALL: Duration = Duration::from_secs(12);
 /// How long a member may take to rewrite its database. It serves nothing meanwhile.
 const DEFRAGMENT: Duration = Duration::from_secs(600);
 /// Most of an answer that is read, in bytes (a snapshot's apart).
@@ -136,6 +136,8 @@ pub(super) struct Refusal {
 #[derive(Deserialize)]
 struct Members {
     #[serde(default)]
+    header: Header,
+    #[serde(default)]
     members: Vec<Member>,
 }
 
@@ -203,7 +205,7 @@ struct OfMember {
 }
 
 /// A number, as text or plain: which of the two depends on its width and on the gateway.
-fn number<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+pub(super) fn number<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Number {
@@ -317,6 +319,14 @@ impl EtcdClient {
     /// # Errors
     /// [`EtcdError`].
     pub async fn member_list(&self) -> Result<Vec<Member>, EtcdError> {
+        Ok(self.cluster().await?.1)
+    }
+
+    /// The same, with the number of the cluster whose members they are.
+    ///
+    /// # Errors
+    /// [`EtcdError`].
+    pub async fn cluster(&self) -> Result<(u64, Vec<Member>), EtcdError> {
         #[derive(Serialize)]
         struct Ask {
             linearizable: bool,
@@ -325,7 +335,7 @@ impl EtcdClient {
         let answer: Members = self
             .ask("member list", "/v3/cluster/member/list", &ask, CALL)
             .await?;
-        Ok(answer.members)
+        Ok((answer.header.cluster_id, answer.members))
     }
 
     /// Adds a member without a vote. Gives it, and all members after the change.
@@ -476,7 +486,7 @@ impl EtcdClient {
         ))
     }
 
-    async fn ask<Q: Serialize, A: for<'de> Deserialize<'de>>(
+    pub(super) async fn ask<Q: Serialize, A: for<'de> Deserialize<'de>>(
         &self,
         operation: &'static str,
         path: &str,
@@ -509,7 +519,13 @@ impl EtcdClient {
             let read = Limited::new(answer.into_body(), ANSWER_BYTES).collect();
             let read = read.await;
             connection.abort();
-            let read = read.map_err(|e| self.failed(operation, EtcdErrorKind::Unreachable, e))?;
+            let read = read.map_err(|e| {
+                let kind = match e.is::<LengthLimitError>() {
+                    true => EtcdErrorKind::TooLarge,
+                    false => EtcdErrorKind::Unreachable,
+                };
+                self.failed(operation, kind, e)
+            })?;
             Ok((status, read.to_bytes()))
         };
         self.within(limit + CONNECT, operation, asking).await
@@ -663,7 +679,7 @@ fn refused_certificate(error: &hyper::Error) -> bool {
 }
 
 /// The first key after all that begin with `prefix`; an empty one is etcd's word for "to the end".
-fn end_of_prefix(prefix: &[u8]) -> Vec<u8> {
+pub(super) fn end_of_prefix(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
         if let Some(next) = last.checked_add(1) {

@@ -25,6 +25,8 @@ pub enum EtcdErrorKind {
     NotEnoughMembers,
     /// The database has reached its quota.
     NoSpace,
+    /// The answer is larger than what is read of one.
+    TooLarge,
     /// Anything else.
     Other,
 }
@@ -70,6 +72,7 @@ impl EtcdErrorKind {
             Self::TooManyLearners => "too_many_learners",
             Self::NotEnoughMembers => "not_enough_members",
             Self::NoSpace => "no_space",
+            Self::TooLarge => "too_large",
             Self::Other => "other",
         }
     }
@@ -116,6 +119,7 @@ impl fmt::Display for EtcdErrorKind {
             Self::TooManyLearners => "there is a learner already",
             Self::NotEnoughMembers => "too few members would be at work after the change",
             Self::NoSpace => "the database has reached its quota",
+            Self::TooLarge => "an answer that is too large",
             Self::Other => "an answer that was not expected",
         })
     }

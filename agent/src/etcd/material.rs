@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use shared::backup::{BackupSettings, SETTINGS_FILE};
+use shared::backup::{BackupName, BackupSettings, RESTORE_FILE, RestoreOrder, SETTINGS_FILE};
 use shared::check::yaml::parse_document;
 use shared::documents::GroupKey;
 use shared::names::ReleaseNumber;
@@ -37,6 +37,8 @@ pub struct Material {
     pub settings: BackupSettings,
     /// The release.
     pub release: Option<ReleaseNumber>,
+    /// The backup that the release has its members made from.
+    pub restores: Option<BackupName>,
 }
 
 impl Material {
@@ -79,6 +81,11 @@ impl Material {
             group_key: group_key.ok_or("the release has no group key")?,
             settings,
             release: ledger.release.as_ref().map(|r| r.release),
+            restores: disk::owned_bytes(paths, ledger, RESTORE_FILE)
+                .ok()
+                .flatten()
+                .and_then(|bytes| serde_json::from_slice::<RestoreOrder>(bytes.expose()).ok())
+                .map(|order| order.backup.name),
         })
     }
 
@@ -107,6 +114,7 @@ impl Material {
             group_key: self.group_key,
             settings: self.settings,
             release: self.release,
+            restores: self.restores,
             clock,
         })
     }

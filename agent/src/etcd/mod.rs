@@ -6,6 +6,7 @@ mod client_error;
 mod material;
 mod operate;
 mod place;
+mod range;
 mod restore;
 mod snapshot;
 
@@ -15,5 +16,6 @@ pub use client_error::{EtcdError, EtcdErrorKind};
 pub use material::Material;
 pub use operate::{DefragmentError, MemberLook, MemberView, defragment, look};
 pub use place::{EtcdPlace, PlaceError};
+pub use range::{Entry, Page};
 pub use restore::{Restore, RestoreAs, RestoreError};
 pub use snapshot::SnapshotStream;

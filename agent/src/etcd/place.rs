@@ -95,6 +95,15 @@ impl EtcdPlace {
         &self.file
     }
 
+    /// The ports on which its member listens, of the node's own addresses or of all.
+    #[must_use]
+    pub fn ports(&self) -> Vec<u16> {
+        let urls = std::iter::once(&self.listen.peer_url).chain(&self.listen.client_urls);
+        let ports = urls.filter_map(|url| url::Url::parse(url).ok()?.port_or_known_default());
+        let ports: std::collections::BTreeSet<u16> = ports.collect();
+        ports.into_iter().collect()
+    }
+
     /// The data directory of a generation.
     #[must_use]
     pub fn data(&self, generation: Generation) -> PathBuf {
@@ -192,6 +201,33 @@ impl EtcdPlace {
         Ok(durable::rename_directory(&from, &to)?)
     }
 
+    fn stale_leases(&self, generation: Generation) -> PathBuf {
+        self.data.join(format!(".stale-leases-{generation}"))
+    }
+
+    /// From now on, also after a restart, what API servers left in the data of a generation is of another time.
+    ///
+    /// # Errors
+    /// [`PlaceError`].
+    pub fn mark_leases(&self, generation: Generation) -> Result<(), PlaceError> {
+        let mark = self.stale_leases(generation);
+        Ok(durable::write_file(&mark, b"", Attributes::mode(0o600))?)
+    }
+
+    /// Whether it is.
+    #[must_use]
+    pub fn leases_are_stale(&self, generation: Generation) -> bool {
+        self.stale_leases(generation).exists()
+    }
+
+    /// They are gone.
+    ///
+    /// # Errors
+    /// [`PlaceError`].
+    pub fn leases_are_clear(&self, generation: Generation) -> Result<(), PlaceError> {
+        Ok(durable::remove_file(&self.stale_leases(generation))?)
+    }
+
     /// Forgets the membership: the configuration file goes.
     ///
     /// # Errors
@@ -247,6 +283,12 @@ mod tests {
             assert!(!place.has_data(one).unwrap());
         }
         place.put_aside(one).unwrap();
+        assert!(!place.leases_are_stale(one));
+        place.mark_leases(one).unwrap();
+        let again = place.clone();
+        assert!(again.leases_are_stale(one) && !again.leases_are_stale(one.next()));
+        place.leases_are_clear(one).unwrap();
+        assert!(!again.leases_are_stale(one));
         place.forget().unwrap();
         assert_eq!(place.memory().unwrap(), None);
     }

@@ -69,6 +69,7 @@ fn issues_renews_with_the_same_key_and_follows_the_authority() {
     let one = authority("one", (2025, 2036));
     let mut kubelet = KubeletCertificate::new(dir.path(), NODE);
     assert_eq!(kubelet.care(None, now()).unwrap(), None);
+    assert_eq!(kubelet.expires(), None);
     assert!(!path.exists(), "nothing where the release holds no CA");
     let mut care = |pair: &(SecretBytes, SecretBytes), at| {
         kubelet

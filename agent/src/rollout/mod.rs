@@ -4,4 +4,4 @@ mod probe;
 mod slot;
 
 pub use probe::{Prober, Sight};
-pub use slot::{BootTime, Slot, SlotError, SlotFile};
+pub use slot::{BootTime, FailedHere, Slot, SlotError, SlotFile};

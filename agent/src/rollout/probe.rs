@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Empty};
 use hyper::Request;
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper_util::rt::TokioIo;
@@ -23,8 +24,10 @@ use url::{Host, Url};
 use crate::tls;
 use crate::trouble::chain;
 
-/// Most of an answer's body that is read and told, in bytes.
-const BODY_BYTES: usize = 4096;
+/// How much of an answer's end is looked at for what it says, in bytes.
+const TAIL_BYTES: usize = 4096;
+/// Most of an answer's body that is read, in bytes: whoever answers is not trusted to end.
+const BODY_BYTES: usize = 1024 * 1024;
 
 /// What a probe saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +60,21 @@ impl Prober {
         let files = named.filter_map(|path| Some((path.clone(), release.bytes(path)?.clone())));
         Self {
             files: Arc::new(files.collect()),
+        }
+    }
+
+    /// The same, with those files of `release` that are missing: of a release that a node went back from, for the probes that
+    /// only it has files for.
+    #[must_use]
+    pub fn or_from(&self, probes: &[Probe], release: &Release) -> Self {
+        let mut files = (*Self::new(probes, release).files).clone();
+        files.extend(
+            self.files
+                .iter()
+                .map(|(path, bytes)| (path.clone(), bytes.clone())),
+        );
+        Self {
+            files: Arc::new(files),
         }
     }
 
@@ -175,9 +193,7 @@ async fn answered<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let asking = async {
         let answer = sender.send_request(request).await?;
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), BODY_BYTES).collect().await;
-        let body = body.map(|b| b.to_bytes()).unwrap_or_default();
-        Ok::<_, hyper::Error>((status, body))
+        Ok::<_, hyper::Error>((status, tail(answer.into_body()).await))
     };
     let driver = tokio::spawn(connection);
     let asked = asking.await;
@@ -191,12 +207,30 @@ async fn answered<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .collect();
     let last = said
         .len()
-        .saturating_sub(shared::documents::PROBE_LINES - 1);
+        .saturating_sub(shared::documents::ANSWER_LINES - 1);
     lines.extend(said.iter().skip(last).map(|line| (*line).to_owned()));
     match status.is_success() {
         true => Ok(lines),
         false => Err(lines),
     }
+}
+
+/// The end of a body: what an answer says last is what failed last. What comes before an error counts too.
+async fn tail(mut body: Incoming) -> Vec<u8> {
+    let (mut kept, mut read) = (Vec::new(), 0);
+    while read < BODY_BYTES {
+        let Some(Ok(frame)) = body.frame().await else {
+            break;
+        };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        read += data.len();
+        kept.extend_from_slice(&data);
+        let extra = kept.len().saturating_sub(TAIL_BYTES);
+        kept.drain(..extra);
+    }
+    kept
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::bundle::RolloutPolicy;
+use shared::digest::Sha256Digest;
 use shared::documents::{Nonce, Transition};
 use shared::durable::{self, Attributes, DurableError};
 use shared::names::ReleaseNumber;
@@ -31,6 +32,9 @@ pub struct BootTime {
 pub struct Slot {
     /// The release that it is for.
     pub release: ReleaseNumber,
+    /// The digest of its bundle.
+    #[serde(default)]
+    pub bundle: Option<Sha256Digest>,
     /// The release to go back to.
     pub previous: Committed,
     /// Of the write that takes it.
@@ -54,6 +58,9 @@ pub struct Slot {
     /// What the probe saw last.
     #[serde(default)]
     pub lines: Vec<String>,
+    /// The release's own copy, once it was on the disk: the files that its probes name and the release before does not have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tried: Option<Committed>,
     /// The failure is in the rollout document: said once, so that a retry is not undone.
     #[serde(default)]
     pub noted: bool,
@@ -66,6 +73,32 @@ pub struct Slot {
 #[derive(Clone, Debug)]
 pub struct SlotFile {
     path: PathBuf,
+}
+
+/// A release that failed on this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailedHere {
+    /// Which.
+    pub release: ReleaseNumber,
+    /// When its slot began, by the store's clock: a retry that was ordered later is one.
+    pub since: Timestamp,
+    /// Why, in one line.
+    pub why: String,
+}
+
+fn read_text(path: &Path) -> Result<Option<String>, SlotError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(SlotError::Memory {
+            path: path.to_owned(),
+        }),
+        Err(source) => Err(SlotError::Read {
+            path: path.to_owned(),
+            source,
+        }),
+    }
 }
 
 /// The slot cannot be read or written.
@@ -88,6 +121,14 @@ pub enum SlotError {
         /// What the parser said.
         #[source]
         source: serde_json::Error,
+    },
+    /// What is remembered of rollouts is damaged.
+    #[error(
+        "{path} is damaged: look at `platformctl status` whether the group's rollout is as it should be, then remove the file"
+    )]
+    Memory {
+        /// Which file.
+        path: PathBuf,
     },
     /// It cannot be written.
     #[error("cannot remember the slot")]
@@ -169,10 +210,45 @@ impl SlotFile {
     }
 
     /// The newest revision of the rollout document that was remembered; 0 where there is none.
-    #[must_use]
-    pub fn revision(&self) -> u64 {
-        let text = std::fs::read_to_string(self.revision_path()).ok();
-        text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    ///
+    /// # Errors
+    /// [`SlotError::Read`], and [`SlotError::Memory`] for one that is damaged: an old document would pass for a new one.
+    pub fn revision(&self) -> Result<u64, SlotError> {
+        let path = self.revision_path();
+        match read_text(&path)? {
+            None => Ok(0),
+            Some(text) => text.trim().parse().map_err(|_| SlotError::Memory { path }),
+        }
+    }
+
+    fn failed_path(&self) -> PathBuf {
+        self.path.with_file_name("rollout-failed.json")
+    }
+
+    /// The release that failed here last, also where the rollout document does not say so any more.
+    ///
+    /// # Errors
+    /// [`SlotError::Read`]; [`SlotError::Memory`] for one that is damaged.
+    pub fn failed(&self) -> Result<Option<FailedHere>, SlotError> {
+        let path = self.failed_path();
+        let Some(text) = read_text(&path)? else {
+            return Ok(None);
+        };
+        let failed = serde_json::from_str(&text);
+        failed.map(Some).map_err(|_| SlotError::Memory { path })
+    }
+
+    /// Remembers which release failed here.
+    ///
+    /// # Errors
+    /// [`SlotError::Write`].
+    pub fn remember_failed(&self, failed: &FailedHere) -> Result<(), SlotError> {
+        let path = self.failed_path();
+        let bytes = serde_json::to_vec(failed).map_err(|source| SlotError::Damaged {
+            path: path.clone(),
+            source,
+        })?;
+        durable::write_file(&path, &bytes, Attributes::mode(0o600)).map_err(SlotError::Write)
     }
 
     /// Remembers a revision.
@@ -206,7 +282,6 @@ impl SlotFile {
 mod tests {
     use super::*;
     use shared::bundle::{MaxUnavailable, TimeSpan};
-    use shared::digest::Sha256Digest;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -223,6 +298,7 @@ mod tests {
         let sha256 = Sha256Digest::of(b"x");
         Slot {
             release: ReleaseNumber::new(2).unwrap(),
+            bundle: Some(sha256),
             previous: Committed {
                 release: ReleaseNumber::new(1).unwrap(),
                 bundle_sha256: sha256,
@@ -243,6 +319,7 @@ mod tests {
             failed_before: BTreeSet::new(),
             why: None,
             lines: Vec::new(),
+            tried: None,
             noted: false,
             mends: None,
         }
@@ -273,5 +350,29 @@ mod tests {
         assert!(matches!(file.load(), Err(SlotError::Damaged { .. })));
         file.save(None).unwrap();
         assert_eq!(file.load().unwrap(), None);
+    }
+
+    #[test]
+    fn a_damaged_memory_is_no_absent_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = SlotFile::in_directory(dir.path());
+        assert_eq!(
+            (file.revision().unwrap(), file.failed().unwrap()),
+            (0, None)
+        );
+        file.remember_revision(7).unwrap();
+        let failed = FailedHere {
+            release: ReleaseNumber::new(2).unwrap(),
+            since: at(0),
+            why: "503".to_owned(),
+        };
+        file.remember_failed(&failed).unwrap();
+        assert_eq!(file.revision().unwrap(), 7);
+        assert_eq!(file.failed().unwrap(), Some(failed));
+        for (name, text) in [("rollout-revision", "7x\n"), ("rollout-failed.json", "{")] {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        assert!(matches!(file.revision(), Err(SlotError::Memory { .. })));
+        assert!(matches!(file.failed(), Err(SlotError::Memory { .. })));
     }
 }

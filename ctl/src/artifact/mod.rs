@@ -2,9 +2,10 @@
 //!
 //! `artifacts.toml` in the working directory says which bytes each name stands for, and is reviewed like code; a group's
 //! `node.yaml` says where they go. The bytes are kept by their digest, on this machine and below the targets of each group
-//! (create-only); a publish signs those that the release uses, once it has seen that they are there.
+//! (create-only); a publish puts there what the release uses and is not there yet, and signs it then.
 
 mod convert;
+mod known;
 mod list;
 mod objects;
 mod source;
@@ -18,6 +19,7 @@ use crate::exit::mistake;
 use crate::render::ArtifactPlace;
 
 pub use convert::{Converted, convert};
+pub use known::{Follows, SAMPLE, missing, sample};
 pub use list::{AGENT, ArtifactEntry, ArtifactList, FILE};
 pub use objects::{ensure, keep, upload_agent};
 pub use source::{fetch, is_url};
@@ -79,7 +81,7 @@ pub fn resolve(
 pub fn unlisted(group: &GroupName, names: &[String]) -> String {
     let lines = names.iter().map(|name| {
         format!(
-            "manifests/{group}/node.yaml: artifact {name} is not in {FILE}: `platformctl artifacts add {name} SOURCE`"
+            "manifests/{group}/node.yaml: artifact {name} is not in {FILE}: `platformctl doctor` says the command that lists it"
         )
     });
     lines.collect::<Vec<_>>().join("\n")

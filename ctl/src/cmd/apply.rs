@@ -6,9 +6,10 @@ use clap::Args;
 
 use super::EnvironmentArg;
 use super::provision::{
-    AgentArg, Applied, ConsentArgs, EngineArg, converge, described, ground, say, upload_agent,
+    AgentArg, Applied, ConsentArgs, EngineArg, converge, described, ground, say,
 };
 use crate::context::Context;
+use crate::dev::signals::StopSignals;
 use crate::exit::{Outcome, mistake};
 use crate::infra::Session;
 use crate::output;
@@ -30,18 +31,19 @@ pub(super) struct ApplyArgs {
 
 impl ApplyArgs {
     pub(super) async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
+        self.consent.require(&self.environment.environment)?;
         let context = Context::open(directory, &self.environment.environment).await?;
         let workspace = &context.workspace;
         let ground = ground(workspace, self.engine.engine.as_ref()).await?;
         ground.require_buckets(workspace)?;
         let (variables, rendered) = described(&context, self.agent.agent).await?;
-        upload_agent(&context, &rendered).await?;
-        let mut session = Session::open(workspace, ground.engine, &variables).await?;
+        let signals = StopSignals::listen()?;
+        let mut session = Session::open(workspace, ground.engine, &variables, signals).await?;
         if let Some(id) = &self.release_lock {
             session.release_lock(id).await?;
             output::line(format!("released the lock {id}"));
         }
-        if converge(&mut session, workspace, &self.consent).await? == Applied::Refused {
+        if converge(&mut session, &context, &rendered, &self.consent).await? == Applied::Refused {
             return Err(mistake("nothing was changed"));
         }
         say(&session.outputs().await?);

@@ -10,10 +10,8 @@ use shared::digest::Sha256Digest;
 use shared::names::GroupName;
 
 use super::EnvironmentArg;
-use crate::artifact::{
-    AGENT, ArtifactEntry, ArtifactList, FILE, convert, ensure, fetch, is_url, keep, upload_agent,
-};
-use crate::context::{Context, Workspace};
+use crate::artifact::{AGENT, ArtifactEntry, ArtifactList, FILE, convert, fetch, is_url, keep};
+use crate::context::Workspace;
 use crate::exit::{Outcome, mistake};
 use crate::output::{self, Format};
 use crate::release::render_input;
@@ -27,8 +25,8 @@ pub(super) struct ArtifactsArgs {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Read an artifact from a file or a URL, upload it and list it in artifacts.toml. `platform-agent` is the agent that
-    /// every node updates itself to at the next publish.
+    /// Read an artifact from a file or a URL, and list it in artifacts.toml; the next publish uploads it, so no bucket is
+    /// needed yet. `platform-agent` is the agent that every node updates itself to then.
     Add(AddArgs),
     /// Show the list, and which group uses what where.
     List(ListArgs),
@@ -94,7 +92,7 @@ impl AddArgs {
                  .sha256 file beside it)",
             ));
         }
-        let context = Context::open(directory, &self.environment.environment).await?;
+        Workspace::open(directory, &self.environment.environment)?;
         let mut list = ArtifactList::load(directory)?;
         let read = fetch(&self.source).await?;
         let source_sha256 = Sha256Digest::of(&read);
@@ -119,12 +117,8 @@ impl AddArgs {
         };
         list.put(entry.clone())?;
         keep(directory, &sha256, &converted.bytes)?;
-        ensure(&context, &context.workspace.groups, &entry).await?;
-        if entry.name == AGENT {
-            upload_agent(&context, &entry).await?;
-        }
         list.save(directory)
-            .with_context(|| format!("{} was uploaded, but not listed", entry.name))?;
+            .with_context(|| format!("{} was not listed", entry.name))?;
         output::line(format!(
             "listed {} {} ({} bytes, {}) in {FILE}; commit it, and publish to deliver it",
             entry.name,

@@ -16,7 +16,9 @@ use crate::exit::{Outcome, mistake};
 use crate::output;
 use crate::release::{prepare, render_input};
 use crate::render::render;
-use crate::userdata::{AgentBinary, Input, first_roots, template_for_working_dir, user_data};
+use crate::userdata::{
+    AgentBinary, Input, first_roots, sent_bytes, template_for_working_dir, user_data,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
@@ -58,8 +60,11 @@ impl BuildArgs {
         let rendered = render_user_data(&workspace, &groups, self.agent)
             .await
             .context("the manifests were written, the user data was not")?;
-        for (path, bytes) in write_user_data(&rendered.texts, &out)? {
-            output::line(format!("wrote {} ({bytes} bytes)", path.display()));
+        for (path, bytes, sent) in write_user_data(&rendered.texts, &out)? {
+            let path = path.display();
+            output::line(format!(
+                "wrote {path} ({bytes} bytes, {sent} as it is sent)"
+            ));
         }
         Ok(Outcome::Done)
     }
@@ -132,16 +137,16 @@ pub(super) async fn render_user_data(
     Ok(RenderedUserData { texts, agent })
 }
 
-/// Writes it beside each group's files; gives each path with its size.
+/// Writes it beside each group's files; gives each path with its size, and its size as it is sent.
 pub(super) fn write_user_data(
     texts: &BTreeMap<GroupName, String>,
     out: &Path,
-) -> anyhow::Result<Vec<(PathBuf, usize)>> {
+) -> anyhow::Result<Vec<(PathBuf, usize, usize)>> {
     let mut written = Vec::new();
     for (group, text) in texts {
         let path = out.join(group.as_str()).join("user-data");
         durable::write_file(&path, text.as_bytes(), Attributes::mode(0o644))?;
-        written.push((path, text.len()));
+        written.push((path, text.len(), sent_bytes(text)));
     }
     Ok(written)
 }

@@ -5,8 +5,10 @@ use std::path::Path;
 use clap::Args;
 
 use super::EnvironmentArg;
+use super::etcd_guard::before_destroy;
 use super::provision::{ConsentArgs, EngineArg, Ground, ground, named};
 use crate::context::Workspace;
+use crate::dev::signals::StopSignals;
 use crate::exit::{Outcome, mistake};
 use crate::infra::buckets::remove;
 use crate::infra::{Goal, Session, for_destroy};
@@ -41,7 +43,9 @@ impl DestroyArgs {
             bucket.exists && named.is_some_and(|name| name.as_str() == bucket.name)
         });
         if state {
-            let mut session = Session::open(&workspace, engine, &for_destroy(&workspace)?).await?;
+            let variables = for_destroy(&workspace)?;
+            let signals = StopSignals::listen()?;
+            let mut session = Session::open(&workspace, engine, &variables, signals).await?;
             if let Some(id) = &self.release_lock {
                 session.release_lock(id).await?;
                 output::line(format!("released the lock {id}"));
@@ -49,6 +53,13 @@ impl DestroyArgs {
             output::note("planning…");
             let planned = session.plan(Goal::Destroyed).await?;
             output::line(planned.plan.to_string());
+            Box::pin(before_destroy(
+                &workspace,
+                &survey,
+                self.buckets,
+                &self.consent.waiver,
+            ))
+            .await?;
             let why = match self.buckets {
                 true => {
                     "everything above is destroyed, and both buckets with the keyring and every backup"

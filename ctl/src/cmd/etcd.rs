@@ -92,15 +92,21 @@ struct RestoreArgs {
     /// The environment's name, for scripts: without it, it is asked for.
     #[arg(long, value_name = "ENVIRONMENT")]
     confirm: Option<String>,
-    /// The restore is done: take the key to the backups out of the releases to come.
+    /// The restore is done: take the key to the backups out of the releases to come. Refused while a member is not well.
     #[arg(long)]
     finish: bool,
+    /// With --finish: a machine that is gone for good, and is not waited for; may be repeated.
+    #[arg(long, value_name = "NODE", requires = "finish")]
+    without: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 struct ReformArgs {
     #[command(flatten)]
     environment: EnvironmentArg,
+    /// A machine that is gone for good, though it may have seen a leader after its last word; may be repeated.
+    #[arg(long, value_name = "NODE")]
+    without: Vec<String>,
     /// The environment's name, for scripts: without it, it is asked for.
     #[arg(long, value_name = "ENVIRONMENT")]
     confirm: Option<String>,
@@ -160,6 +166,24 @@ impl RestoreArgs {
     async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
         let (context, keyring, backups) = look(&self.environment, directory).await?;
         if self.finish {
+            if keyring.content.etcd_restoring {
+                let group = secure()?;
+                let nodes = read_group(&context, keyring.group(&group)?, &group).await?;
+                let size = context.workspace.environment.groups.get(SECURE);
+                let voters = size.map_or(1, |s| s.min.max(1)) as usize;
+                let now = context.store_now();
+                let open = etcd::unfinished(&keyring, &nodes, voters, &self.without, now);
+                if !open.is_empty() {
+                    return Err(mistake(format!(
+                        "the restore is not finished, and a member that has not made its data needs the key for it:\n  {}\nWhere a \
+                         machine is gone for good, add --without NODE",
+                        open.iter()
+                            .map(|line| printable(line))
+                            .collect::<Vec<_>>()
+                            .join("\n  ")
+                    )));
+                }
+            }
             return match etcd::finish(&context).await? {
                 true => {
                     tell_nodes(&context).await?;
@@ -197,16 +221,7 @@ impl RestoreArgs {
             backup.name.revision(),
             backup.node
         ));
-        let trusted = keyring.content.pki.iter();
-        let known: Vec<&str> = trusted
-            .flat_map(|p| p.encryption.trusted().map(|key| key.name.as_str()))
-            .collect();
-        let lost: Vec<&str> = backup
-            .encryption_keys
-            .iter()
-            .map(String::as_str)
-            .filter(|key| !known.contains(key))
-            .collect();
+        let lost = etcd::lost_keys(keyring.content.pki.as_ref(), backup);
         if !lost.is_empty() {
             return Err(mistake(format!(
                 "what is in backup {} was encrypted with {}, which the keyring has no more: bring an older version of the keyring \
@@ -214,6 +229,19 @@ impl RestoreArgs {
                 backup.name,
                 lost.join(" and ")
             )));
+        }
+        let group = secure()?;
+        let nodes = read_group(&context, keyring.group(&group)?, &group).await?;
+        let of_now = nodes
+            .iter()
+            .filter_map(|n| n.status.as_ref().ok()?.etcd.as_ref());
+        let of_now = of_now.filter(|e| e.generation == keyring.content.etcd_generation);
+        let of_now = of_now.filter(|e| backup.generation == e.generation.get());
+        if let Some(last) = of_now.filter_map(|e| e.revision).max() {
+            let lost = last.saturating_sub(backup.name.revision());
+            output::line(format!(
+                "the last revision that a node said it has is {last}: about {lost} changes are lost"
+            ));
         }
         confirm_name(
             &format!(
@@ -240,7 +268,8 @@ impl ReformArgs {
         let (context, keyring, backups) = look(&self.environment, directory).await?;
         let (group, name) = (secure()?, context.workspace.name.to_string());
         let nodes = read_group(&context, keyring.group(&group)?, &group).await?;
-        let against = etcd::reform_obstacles(&keyring, &group, &nodes, &backups);
+        let now = context.store_now();
+        let against = etcd::reform_obstacles(&keyring, &nodes, &backups, &self.without, now);
         if !against.is_empty() {
             return Err(mistake(format!(
                 "etcd is not formed anew: it may hold data that would be left behind:\n  {}",
@@ -325,7 +354,7 @@ impl LookArgs {
         if self.output == Format::Json {
             let nodes = nodes.iter().filter_map(|n| {
                 let status = n.status.as_ref().ok()?;
-                Some(json!({"node": n.node, "backup": status.backup}))
+                Some(json!({"node": n.node, "etcd": status.etcd, "backup": status.backup}))
             });
             let all = json!({
                 "newest_good": good.map(Backup::view),
@@ -335,6 +364,9 @@ impl LookArgs {
             });
             output::line(serde_json::to_string_pretty(&all)?);
         } else {
+            crate::status::etcd_line(&nodes)
+                .into_iter()
+                .for_each(output::line);
             output::line(format!(
                 "backups: {}",
                 state.says(good.map(|b| &b.name), now)

@@ -143,13 +143,14 @@ fn of_rollout(rollout: &RolloutReport) -> Vec<String> {
     }
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
-    table.set_header(["  AT", "RELEASE", "DIGEST", "DECIDED", "RESULT"]);
+    table.set_header(["  AT", "RELEASE", "DIGEST", "OBJECT", "DECIDED", "RESULT"]);
     for decision in &rollout.decisions {
         let none = || "-".to_owned();
         table.add_row([
             format!("  {:.0}", decision.at),
             decision.release.map_or_else(none, |r| r.to_string()),
             decision.digest.map_or_else(none, |d| d.short()),
+            decision.object.as_deref().map_or_else(none, printable),
             printable(&decision.what),
             printable(&decision.result),
         ]);

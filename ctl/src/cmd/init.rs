@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use shared::durable::{self, Attributes};
 
+use crate::artifact;
 use crate::exit::{Outcome, mistake};
 use crate::infra;
 use crate::output;
@@ -36,7 +37,10 @@ impl InitArgs {
             .iter()
             .map(|(p, t)| (format!("terraform/{p}"), *t));
         let environments = ENVIRONMENTS.iter().map(|(p, t)| ((*p).to_owned(), *t));
+        let artifacts = artifact::sample();
+        let sample = [(artifact::SAMPLE.to_owned(), artifacts.as_str())];
         let files: Vec<(String, &str)> = environments
+            .chain(sample)
             .chain(manifests)
             .chain(cloudinit)
             .chain(terraform)

@@ -10,7 +10,8 @@ use crate::context::Workspace;
 use crate::exit::{Outcome, mistake};
 use crate::lint::{Severity, lint};
 use crate::output;
-use crate::release::render_input;
+use crate::release::{render_input, rollout_findings};
+use crate::render::render;
 
 #[derive(Debug, Args)]
 pub(super) struct LintArgs {
@@ -27,7 +28,13 @@ impl LintArgs {
         let mut errors = 0;
         let mut warnings = 0;
         for group in workspace.select(&self.groups)? {
-            for finding in lint(&render_input(&workspace, &group, None, now)?, now) {
+            let input = render_input(&workspace, &group, None, now)?;
+            let mut findings = lint(&input, now);
+            // What cannot be rendered is told by lint.
+            if let Ok(rendered) = render(&input) {
+                findings.extend(rollout_findings(&workspace, &group, &rendered));
+            }
+            for finding in findings {
                 match finding.severity {
                     Severity::Error => errors += 1,
                     Severity::Warning => warnings += 1,

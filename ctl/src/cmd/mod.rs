@@ -10,6 +10,7 @@ mod dev;
 mod diff;
 mod doctor;
 mod etcd;
+mod etcd_guard;
 mod explain;
 mod gc;
 mod history;

@@ -7,6 +7,7 @@ use clap::Args;
 use super::EnvironmentArg;
 use super::provision::{AgentArg, EngineArg, described, ground};
 use crate::context::Context;
+use crate::dev::signals::StopSignals;
 use crate::exit::Outcome;
 use crate::infra::{Goal, Session, for_destroy};
 use crate::output::{self, Format};
@@ -44,7 +45,8 @@ impl PlanArgs {
                 Goal::AsDescribed,
             )
         };
-        let mut session = Session::open(workspace, ground.engine, &variables).await?;
+        let mut session =
+            Session::open(workspace, ground.engine, &variables, StopSignals::listen()?).await?;
         let planned = session.plan(goal).await?;
         match self.output {
             Format::Json => output::line(serde_json::to_string_pretty(&planned.plan)?),

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::build::{RenderedUserData, render_user_data};
+use super::etcd_guard::{WaiverArgs, before_apply};
 use crate::aws::Aws;
 use crate::context::{Context, Workspace};
 use crate::engine_version::{Engine, find_engine};
@@ -42,6 +43,8 @@ pub(super) struct ConsentArgs {
     /// The environment's name: what is typed where the secure group would become smaller or go.
     #[arg(long, value_name = "NAME")]
     pub(super) confirm: Option<String>,
+    #[command(flatten)]
+    pub(super) waiver: WaiverArgs,
 }
 
 /// The account as the verbs need it: the right one, with both buckets looked at.
@@ -69,6 +72,27 @@ pub(super) async fn ground(
         aws,
         survey,
     })
+}
+
+// === impl ConsentArgs ===
+
+impl ConsentArgs {
+    /// Refuses, before anything is begun, a wrong name, and to work where nobody could be asked.
+    pub(super) fn require(&self, environment: &str) -> anyhow::Result<()> {
+        if let Some(given) = &self.confirm
+            && given != environment
+        {
+            return Err(mistake(format!(
+                "--confirm {given:?} is not the name of this environment, which is {environment:?}; nothing was changed"
+            )));
+        }
+        if self.yes || self.confirm.is_some() || stdin().is_terminal() {
+            return Ok(());
+        }
+        Err(mistake(
+            "nobody can be asked here (standard input is no terminal): say --yes; nothing was changed",
+        ))
+    }
 }
 
 // === impl Ground ===
@@ -119,21 +143,26 @@ pub(super) enum Applied {
     Refused,
 }
 
-/// Plans, shows, asks and applies.
+/// Plans, shows, asks and applies. The agent that new machines install is uploaded once the operator has agreed.
 pub(super) async fn converge(
     session: &mut Session,
-    workspace: &Workspace,
+    context: &Context,
+    rendered: &RenderedUserData,
     consent: &ConsentArgs,
 ) -> anyhow::Result<Applied> {
+    let workspace = &context.workspace;
     output::note("planning…");
     let planned = session.plan(Goal::AsDescribed).await?;
     output::line(planned.plan.to_string());
     if planned.plan.is_empty() {
+        // An agent that is gone from the bucket is no change of the infrastructure, and machines could not start all the same.
+        upload_agent(context, rendered).await?;
         return Ok(Applied::Nothing);
     }
     if !agreed(session, &planned.plan, workspace, consent).await? {
         return Ok(Applied::Refused);
     }
+    upload_agent(context, rendered).await?;
     session.apply(planned).await?;
     Ok(Applied::Done)
 }
@@ -147,6 +176,7 @@ async fn agreed(
 ) -> anyhow::Result<bool> {
     let dangers = plan.dangers();
     if !dangers.is_empty() {
+        Box::pin(before_apply(workspace, plan, &consent.waiver)).await?;
         let why = dangers.join("; ");
         return named(session, workspace, consent, &why).await;
     }
@@ -175,7 +205,7 @@ pub(super) async fn named(
     };
     if answer != name && consent.confirm.is_some() {
         return Err(mistake(format!(
-            "--confirm {answer:?} is not the name of this environment, which is {name:?}; nothing was changed"
+            "--confirm {answer:?} is not the name of this environment, which is {name:?}; the infrastructure was not changed"
         )));
     }
     Ok(answer == name)
@@ -185,7 +215,7 @@ pub(super) async fn named(
 async fn ask(session: &mut Session, question: &str, flag: &str) -> anyhow::Result<String> {
     if !stdin().is_terminal() {
         return Err(mistake(format!(
-            "nobody can be asked here (standard input is no terminal): say {flag}; nothing was changed"
+            "nobody can be asked here (standard input is no terminal): say {flag}; the infrastructure was not changed"
         )));
     }
     let _ = write!(stderr(), "{question}");

@@ -18,6 +18,7 @@ use crate::keyring::Keyring;
 use crate::output::{self, Format, Progress};
 use crate::publish::{Choices, Planned, Publication, STEPS, plan};
 use crate::rollouts::{self, Verdict, Waited, Waiting};
+use crate::skew;
 use crate::status::read_group_status;
 use crate::userdata::AgentBinary;
 
@@ -87,31 +88,56 @@ impl PublishArgs {
             allow_empty: self.allow_empty,
             waiver: self.waiver()?,
         };
-        let (keyring, all) = publish_groups(
-            &context,
-            &groups,
-            choices,
-            self.output,
-            !self.no_gc,
-            timeout,
-        )
-        .await?;
+        let mut all = Vec::new();
+        let ended = self
+            .carry_out(&context, &groups, choices, timeout, &mut all)
+            .await;
+        match ended {
+            Ok(waited) => self::show(self.output, &all, waited.as_ref()),
+            Err(error) => {
+                // What was published is published, whatever failed after it. People were told of each group as it was done.
+                if self.output == Format::Json && !all.is_empty() {
+                    let failed = format!("{error:#}");
+                    output::line(serde_json::to_string_pretty(&document(
+                        &all,
+                        None,
+                        Some(&failed),
+                    ))?);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Publishes, and waits where that was asked for; `all` has the groups that are done, also after a failure.
+    async fn carry_out(
+        &self,
+        context: &Context,
+        groups: &[GroupName],
+        choices: Choices,
+        timeout: Option<Duration>,
+        all: &mut Vec<(GroupName, Publication)>,
+    ) -> anyhow::Result<Option<(Waiting, Vec<Waited>)>> {
+        let collect = !self.no_gc;
+        let keyring =
+            publish_groups(context, groups, choices, self.output, collect, timeout, all).await?;
         if context.workspace.environment.on_aws() {
-            let said = upload_agent(&context, self.agent).await?;
+            let said = upload_agent(context, self.agent.clone()).await?;
             said.into_iter().for_each(match self.output {
                 Format::Text => output::line,
                 Format::Json => output::note,
             });
         }
+        let Some(patience) = timeout else {
+            return Ok(None);
+        };
         let groups: Vec<(GroupName, ReleaseNumber)> = all
             .iter()
             .map(|(group, done)| (group.clone(), done.release()))
             .collect();
-        let waited = match timeout {
-            Some(patience) => Some(self::wait(&context, &keyring, &groups, patience).await?),
-            None => None,
-        };
-        self::show(self.output, &all, waited.as_ref())
+        Ok(Some(
+            self::wait(context, &keyring, &groups, patience).await?,
+        ))
     }
 }
 
@@ -138,23 +164,36 @@ async fn wait(
     waited.context("everything was published, and its rollout could not be watched")
 }
 
+/// What programs are told: the groups that are done, and why it ended there where it failed.
+fn document(
+    all: &[(GroupName, Publication)],
+    waited: Option<&[Waited]>,
+    failed: Option<&str>,
+) -> serde_json::Value {
+    let publications = all.iter().map(|(group, done)| {
+        let what = match done {
+            Publication::Released { .. } => "released",
+            Publication::Unchanged { .. } => "unchanged",
+            Publication::Renewed { .. } => "renewed",
+        };
+        json!({"group": group, "release": done.release(), "what": what})
+    });
+    let publications: Vec<serde_json::Value> = publications.collect();
+    let mut shown = json!({"groups": publications, "waited": waited});
+    if let (Some(failed), Some(shown)) = (failed, shown.as_object_mut()) {
+        shown.insert("failed".to_owned(), failed.into());
+    }
+    shown
+}
+
 fn show(
     format: Format,
     all: &[(GroupName, Publication)],
     waited: Option<&(Waiting, Vec<Waited>)>,
 ) -> anyhow::Result<Outcome> {
     if format == Format::Json {
-        let publications = all.iter().map(|(group, done)| {
-            let what = match done {
-                Publication::Released { .. } => "released",
-                Publication::Unchanged { .. } => "unchanged",
-                Publication::Renewed { .. } => "renewed",
-            };
-            json!({"group": group, "release": done.release(), "what": what})
-        });
-        let publications: Vec<serde_json::Value> = publications.collect();
-        let shown = json!({"groups": publications, "waited": waited.map(|(_, all)| all)});
-        output::line(serde_json::to_string_pretty(&shown)?);
+        let waited = waited.map(|(_, all)| all.as_slice());
+        output::line(serde_json::to_string_pretty(&document(all, waited, None))?);
     }
     let Some((how, all)) = waited else {
         return Ok(Outcome::Done);
@@ -175,7 +214,7 @@ fn show(
 }
 
 /// Publishes what has changed of the groups and says it (to people: `format`); then removes what no release needs any more,
-/// where `collect` says so.
+/// where `collect` says so. `all` takes each group as it is done: a failure leaves those before it published.
 pub(super) async fn publish_groups(
     context: &Context,
     groups: &[GroupName],
@@ -183,7 +222,8 @@ pub(super) async fn publish_groups(
     format: Format,
     collect: bool,
     patience: Option<Duration>,
-) -> anyhow::Result<(Keyring, Vec<(GroupName, Publication)>)> {
+    all: &mut Vec<(GroupName, Publication)>,
+) -> anyhow::Result<Keyring> {
     let plans = plan(context, groups, choices)
         .await
         .context("nothing was published")?;
@@ -193,7 +233,6 @@ pub(super) async fn publish_groups(
     for warning in &plans.warnings {
         output::note(warning.to_string());
     }
-    let mut all = Vec::new();
     for planned in plans.groups {
         let group = planned.group().clone();
         let gate = secure_first(context, &plans.keyring, &planned, patience).await;
@@ -217,12 +256,12 @@ pub(super) async fn publish_groups(
             }
         }
     }
-    Ok((plans.keyring, all))
+    Ok(plans.keyring)
 }
 
-/// A kubelet must not be newer than the API servers: one that a release brings to another group than secure waits until
-/// every secure node has its own release. With patience the wait is ours.
-async fn secure_first(
+/// A kubelet must not be newer than the API servers: one that a release brings to another group than secure waits until they
+/// are as new on every secure node. With patience the wait is ours. Nor may secure go back behind a kubelet.
+pub(super) async fn secure_first(
     context: &Context,
     keyring: &Keyring,
     planned: &Planned,
@@ -230,32 +269,27 @@ async fn secure_first(
 ) -> anyhow::Result<()> {
     let secure = GroupName::new(SECURE)?;
     if *planned.group() == secure {
-        return Ok(());
+        return skew::keep_ahead_of_kubelets(context, keyring, planned).await;
     }
-    let Some((has, brings)) = planned.other_kubelet() else {
+    let Some(mut too_old) = skew::objection(context, keyring, planned).await? else {
         return Ok(());
     };
     let (status, _) = read_group_status(context, keyring, &secure).await?;
-    let Some(release) = status.published else {
-        return Ok(());
-    };
-    let mut view = status.rollout;
-    if let Some(patience) = patience.filter(|_| view.verdict(release) == Verdict::Wait) {
+    if let Some((patience, release)) = patience.zip(status.published)
+        && status.rollout.verdict(release) == Verdict::Wait
+    {
         let groups = [(secure, release)];
-        let (_, mut waited) = wait(context, keyring, &groups, patience).await?;
-        view = waited.pop().map_or(view, |w| w.rollout);
+        wait(context, keyring, &groups, patience).await?;
+        match skew::objection(context, keyring, planned).await? {
+            None => return Ok(()),
+            Some(still) => too_old = still,
+        }
     }
-    match view.verdict(release) {
-        Verdict::Done => Ok(()),
-        _ => Err(anyhow::anyhow!(
-            "it brings {brings} in the place of {has}, and a kubelet must not be newer than the API servers: release \
-             {release} of group {SECURE} is on {} of {} nodes ({}). Publish again when it is on all; with --wait the publish \
-             waits for it",
-            view.done,
-            view.nodes,
-            view.state.to_string().replace('\n', "; ")
-        )),
-    }
+    let (has, brings) = planned.other_kubelet().unwrap_or_default();
+    Err(anyhow::anyhow!(
+        "it brings {brings} in the place of {has}, and a kubelet must not be newer than the API servers of group {SECURE} \
+         ({too_old}). Publish again when all of them are as new; with --wait the publish waits for a rollout that is under way"
+    ))
 }
 
 /// Puts the agent that new machines install into the bucket. One that was asked for must be there; a publish by

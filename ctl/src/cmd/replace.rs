@@ -7,10 +7,12 @@ use jiff::Timestamp;
 use shared::names::GroupName;
 
 use super::EnvironmentArg;
+use super::etcd_guard::{WaiverArgs, before_replace};
 use crate::aws::Aws;
 use crate::confirm::{confirm, confirm_name};
 use crate::context::{Context, Workspace};
 use crate::env::SECURE;
+use crate::etcd::Gathered;
 use crate::exit::{Outcome, mistake};
 use crate::instances::{
     Fleet, Instance, objections, read_fleet, read_reports, select, terminate_for_replacement,
@@ -22,7 +24,8 @@ use crate::publish::read_published;
 #[derive(Debug, Args)]
 #[command(
     after_help = "A secure machine is a member of etcd, whose data goes with it: it is replaced only while every other secure \
-                  machine is well and on the published release."
+                  machine is well and on the published release, the other members of etcd reach each other and are a quorum, \
+                  nobody is in transition, and a backup of etcd is at most 75 minutes old."
 )]
 pub(super) struct ReplaceArgs {
     #[command(flatten)]
@@ -35,6 +38,8 @@ pub(super) struct ReplaceArgs {
     /// The environment's name, instead of typing it: for a secure machine.
     #[arg(long, value_name = "NAME")]
     confirm: Option<String>,
+    #[command(flatten)]
+    waiver: WaiverArgs,
 }
 
 impl ReplaceArgs {
@@ -44,7 +49,7 @@ impl ReplaceArgs {
         aws.require_account(&workspace.environment).await?;
         let fleet = read_fleet(&aws, &workspace.environment).await?;
         let instance = select(&fleet.instances, &self.node).map_err(|e| mistake(e.to_string()))?;
-        check(&workspace, &fleet, instance).await?;
+        Box::pin(self.check(&workspace, &fleet, instance)).await?;
         let what = format!(
             "{} is ended, and its group launches another.",
             instance.label()
@@ -59,7 +64,7 @@ impl ReplaceArgs {
             let fleet = read_fleet(&aws, &workspace.environment).await?;
             let instance =
                 select(&fleet.instances, &instance.id).map_err(|e| mistake(e.to_string()))?;
-            check(&workspace, &fleet, instance).await?;
+            Box::pin(self.check(&workspace, &fleet, instance)).await?;
         } else {
             confirm(&format!("{what} Go on?"), self.yes)?;
         }
@@ -71,16 +76,35 @@ impl ReplaceArgs {
         ));
         Ok(Outcome::Done)
     }
-}
 
-/// Refuses while anything stands against it.
-async fn check(workspace: &Workspace, fleet: &Fleet, instance: &Instance) -> anyhow::Result<()> {
-    let against = against(workspace, fleet, instance).await?;
-    if against.is_empty() {
-        return Ok(());
+    /// Refuses while anything stands against it.
+    async fn check(
+        &self,
+        workspace: &Workspace,
+        fleet: &Fleet,
+        instance: &Instance,
+    ) -> anyhow::Result<()> {
+        let against = against(workspace, fleet, instance).await?;
+        if instance.group == SECURE {
+            let context = Context::of(workspace.clone()).await?;
+            if let Some(gathered) = Box::pin(Gathered::read(&context)).await? {
+                let instances = &fleet.instances;
+                return before_replace(
+                    workspace,
+                    &gathered,
+                    instances,
+                    instance,
+                    against,
+                    &self.waiver,
+                );
+            }
+        }
+        if against.is_empty() {
+            return Ok(());
+        }
+        let lines: String = against.iter().map(|a| format!("\n    {a}")).collect();
+        anyhow::bail!("{} is not replaced now:{lines}", instance.label());
     }
-    let lines: String = against.iter().map(|a| format!("\n    {a}")).collect();
-    anyhow::bail!("{} is not replaced now:{lines}", instance.label());
 }
 
 /// What stands against it. Only a secure machine needs what the nodes report.

@@ -9,7 +9,7 @@ use serde_json::json;
 use shared::names::{GroupName, ReleaseNumber};
 
 use super::EnvironmentArg;
-use super::publish::said;
+use super::publish::{said, secure_first};
 use crate::context::Context;
 use crate::exit::{Outcome, mistake};
 use crate::output::{self, Confirmation, Format};
@@ -75,6 +75,9 @@ impl RollbackArgs {
                 ));
             }
         }
+        secure_first(&context, &found.keyring, &found.planned, None)
+            .await
+            .with_context(|| format!("group {group} was not published"))?;
         let bar = output::progress(STEPS, group.as_str());
         let back = found.to.release();
         let done = found.planned.publish(&context, &found.keyring, &bar).await;

@@ -14,7 +14,8 @@ use crate::exit::{Outcome, mistake};
 use crate::keyring;
 use crate::output::{self, Format};
 use crate::rotate::{
-    Action, Choices, Obstacle, Subject, Taken, gather, obstacles, reissue, rotate_signing, take,
+    Action, Choices, Obstacle, OlderView, Subject, Taken, drop_older, gather, obstacles,
+    older_keys, reissue, rotate_signing, take,
 };
 
 #[derive(Debug, Args)]
@@ -64,6 +65,17 @@ enum What {
         #[arg(long, value_enum, default_value_t)]
         output: Format,
     },
+    /// Replace the key with which the API server encrypts Secrets, in four steps with a publish after each: stage, promote,
+    /// rewrite, retire. A retired key stays in the keyring until it is dropped, which no backup may need it for.
+    Encryption {
+        #[command(flatten)]
+        environment: EnvironmentArg,
+        /// By default the one that is next.
+        #[arg(value_enum)]
+        step: Option<EncryptionStep>,
+        #[command(flatten)]
+        waivers: Waivers,
+    },
     /// Replace the keys that sign releases. Takes effect at once, needs no new user data, and restarts nothing.
     Signing {
         #[command(flatten)]
@@ -88,6 +100,32 @@ enum StepArg {
     Promote,
     /// Trust the successor alone.
     Retire,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EncryptionStep {
+    /// Give the API servers a new key that they read with and do not use.
+    Stage,
+    /// Encrypt with the new key.
+    Promote,
+    /// Have all that is stored encrypted with the new key; again, with a new certificate, where it came to nothing.
+    Rewrite,
+    /// Take the old key from the API servers; the keyring keeps it.
+    Retire,
+    /// Drop the retired keys that no backup needs from the keyring, for ever.
+    Drop,
+}
+
+impl EncryptionStep {
+    const fn action(self) -> Option<Action> {
+        match self {
+            Self::Stage => Some(Action::Stage),
+            Self::Promote => Some(Action::Promote),
+            Self::Rewrite => Some(Action::Rewrite),
+            Self::Retire => Some(Action::Retire),
+            Self::Drop => None,
+        }
+    }
 }
 
 impl From<StepArg> for Action {
@@ -122,7 +160,7 @@ impl RotateArgs {
                     (false, Step::Steady) => vec![Action::Stage, Action::Promote],
                     (false, Step::Staged) => vec![Action::Promote],
                     // Out of step: what follows is said by the refusal.
-                    (false, Step::Promoted) => vec![Action::Stage],
+                    (false, Step::Promoted | Step::Rewriting) => vec![Action::Stage],
                     (true, _) => vec![Action::Retire],
                 };
                 let choices = choices(waivers, false);
@@ -140,7 +178,7 @@ impl RotateArgs {
                 ..
             } => {
                 let context = open(&environment).await?;
-                let steps = |at: Step| vec![step.map_or_else(|| Action::after(at), Action::from)];
+                let steps = |at: Step| vec![step.map_or_else(|| subject.after(at), Action::from)];
                 let choices = choices(waivers, without_waiting);
                 let taken = take(&context, subject, steps, &choices, now).await?;
                 said(&context, subject, &taken);
@@ -151,6 +189,29 @@ impl RotateArgs {
                 output: format,
                 ..
             } => list(&open(&environment).await?, format, now).await?,
+            What::Encryption {
+                environment,
+                step: Some(EncryptionStep::Drop),
+                ..
+            } => {
+                let context = open(&environment).await?;
+                for name in Box::pin(drop_older(&context, None, now)).await? {
+                    output::line(format!("keyring: dropped {name}, which nothing needs"));
+                }
+            }
+            What::Encryption {
+                environment,
+                step,
+                waivers,
+            } => {
+                let context = open(&environment).await?;
+                let subject = Subject::Encryption;
+                let wanted = step.and_then(EncryptionStep::action);
+                let steps = |at: Step| vec![wanted.unwrap_or_else(|| subject.after(at))];
+                let choices = choices(waivers, false);
+                let taken = Box::pin(take(&context, subject, steps, &choices, now)).await?;
+                said(&context, subject, &taken);
+            }
             What::Signing {
                 environment,
                 groups,
@@ -205,6 +266,22 @@ fn said(context: &Context, subject: Subject, taken: &Taken) {
             "a new token is made, and the old one is good still",
             Some("tokens --retire"),
         ),
+        (Subject::Encryption, Action::Stage) => (
+            "a new key is made, which the API servers will read with",
+            Some("encryption"),
+        ),
+        (Subject::Encryption, Action::Promote) => (
+            "what is written from now on is encrypted with the new key",
+            Some("encryption"),
+        ),
+        (_, Action::Rewrite) => (
+            "the leader of etcd is told to have everything encrypted with the new key",
+            Some("encryption"),
+        ),
+        (Subject::Encryption, Action::Retire) => (
+            "the API servers have the old key no more; the keyring keeps it for backups (`rotate encryption drop` ends that)",
+            None,
+        ),
         (_, Action::Stage) => ("the successor is trusted, and not in use", Some("ca")),
         (_, Action::Promote) => (
             "the successor is in use, and the predecessor trusted still",
@@ -240,11 +317,12 @@ async fn list(context: &Context, format: Format, now: Timestamp) -> anyhow::Resu
     let pki = found.content.pki.as_ref();
     let pki = pki.ok_or_else(|| mistake("the keyring holds no certificates yet: publish first"))?;
     let mut rows = Vec::new();
-    for subject in Subject::of_ca().into_iter().chain([Subject::Tokens]) {
+    let others = [Subject::Tokens, Subject::Encryption];
+    for subject in Subject::of_ca().into_iter().chain(others) {
         let Some(step) = subject.step(pki) else {
             continue;
         };
-        let next = Action::after(step);
+        let next = subject.after(step);
         rows.push(Row {
             subject,
             step,
@@ -253,12 +331,14 @@ async fn list(context: &Context, format: Format, now: Timestamp) -> anyhow::Resu
             obstacles: obstacles(subject, next, pki, &evidence, now),
         });
     }
+    let older = Box::pin(older_keys(context, now)).await?;
     match format {
         Format::Json => {
-            let all: Vec<Value> = rows.iter().map(as_json).collect();
+            let all = rows.iter().map(as_json);
+            let all: Vec<Value> = all.chain(older.iter().map(older_as_json)).collect();
             output::line(serde_json::to_string_pretty(&all)?);
         }
-        Format::Text => show(&rows),
+        Format::Text => show(&rows, &older),
     }
     Ok(())
 }
@@ -268,6 +348,7 @@ const fn word(step: Step) -> &'static str {
         Step::Steady => "steady",
         Step::Staged => "staged",
         Step::Promoted => "promoted",
+        Step::Rewriting => "rewriting",
     }
 }
 
@@ -282,7 +363,17 @@ fn as_json(row: &Row) -> Value {
     })
 }
 
-fn show(rows: &[Row]) {
+fn older_as_json(older: &OlderView) -> Value {
+    json!({
+        "name": format!("encryption/{}", older.name),
+        "step": "retired",
+        "since": null,
+        "next": "drop",
+        "waits_for": older.needed_by,
+    })
+}
+
+fn show(rows: &[Row], older: &[OlderView]) {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(["NAME", "STEP", "SINCE", "NEXT", "WAITS FOR"]);
@@ -295,6 +386,15 @@ fn show(rows: &[Row]) {
                 .map_or_else(|| "-".to_owned(), |t| format!("{t:.0}")),
             row.next.to_string(),
             waits.join("\n"),
+        ]);
+    }
+    for key in older {
+        table.add_row([
+            format!("encryption/{}", key.name),
+            "retired".to_owned(),
+            "-".to_owned(),
+            "drop".to_owned(),
+            key.needed_by.join("\n"),
         ]);
     }
     output::line(table.trim_fmt());

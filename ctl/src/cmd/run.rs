@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use jiff::Timestamp;
+use shared::documents::Pki;
 
 use super::EnvironmentArg;
 use super::build::{RenderedUserData, place, write_manifests, write_user_data};
@@ -41,34 +42,50 @@ pub(super) struct RunArgs {
 
 impl RunArgs {
     pub(super) async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
-        let context = Context::open(directory, &self.environment.environment).await?;
-        let workspace = &context.workspace;
+        self.consent.require(&self.environment.environment)?;
+        let workspace = Workspace::open(directory, &self.environment.environment)?;
         let options = self.checks.options();
         let mut signals = StopSignals::listen()?;
-        let ground = step(&mut signals, ground(workspace, options.engine.as_ref())).await?;
-        step(&mut signals, doctor(workspace, &options)).await?;
-        step(&mut signals, buckets(&ground, workspace)).await?;
-        step(&mut signals, keyring(&context)).await?;
-        let agent = self.agent.agent;
-        let (variables, rendered) = step(&mut signals, build(&context, agent)).await?;
-        step(&mut signals, publish(&context, &rendered)).await?;
-        apply(workspace, ground, &variables, &self.consent).await?;
-        step(&mut signals, access(&context)).await?;
-        step(&mut signals, instances(workspace)).await?;
+        // First: it tells everything that is wrong, and what follows would stop at the first of it.
+        let looked = doctor(&workspace, &options);
+        step("doctor", &mut signals, looked).await?;
+        let engine = options.engine.as_ref();
+        let found = buckets(&workspace, engine);
+        let ground = step("buckets", &mut signals, found).await?;
+        let context = Context::of(workspace.clone()).await?;
+        step("keyring", &mut signals, keyring(&context)).await?;
+        let built = build(&context, self.agent.agent);
+        let (variables, rendered) = step("build", &mut signals, built).await?;
+        step("publish", &mut signals, publish(&context, &rendered)).await?;
+        let applied = apply(
+            &context,
+            ground,
+            &variables,
+            &rendered,
+            &self.consent,
+            signals,
+        );
+        let mut signals = Box::pin(applied).await?;
+        step("ssh key", &mut signals, ssh_key(&context)).await?;
+        step("kubeconfig", &mut signals, kubeconfig(&context)).await?;
+        step("instances", &mut signals, show(&workspace, Format::Text)).await?;
         Ok(Outcome::Done)
     }
 }
 
-/// A step that may be left anywhere: what it writes is whole or not there.
+/// A step that may be left anywhere: what it writes is whole or not there. It is said when it begins, so that who interrupts knows what.
 async fn step<T>(
+    name: &str,
     signals: &mut StopSignals,
     work: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<T> {
     // They hold every client of AWS, which is much for a stack.
     let work = Box::pin(work);
+    output::line(format!("==> {name}"));
     tokio::select! {
-        done = work => done,
+        biased;
         () = signals.asked() => Err(Interrupted.into()),
+        done = work => done,
     }
 }
 
@@ -96,13 +113,14 @@ async fn doctor(workspace: &Workspace, options: &Options) -> anyhow::Result<()> 
     Ok(())
 }
 
-async fn buckets(ground: &Ground, workspace: &Workspace) -> anyhow::Result<()> {
+async fn buckets(workspace: &Workspace, engine: Option<&PathBuf>) -> anyhow::Result<Ground> {
+    let ground = ground(workspace, engine).await?;
     let done = ground
         .survey
         .mend(&ground.aws, &workspace.environment)
         .await?;
     said_each("buckets", done, "nothing to do, both are as they must be");
-    Ok(())
+    Ok(ground)
 }
 
 async fn keyring(context: &Context) -> anyhow::Result<()> {
@@ -135,7 +153,6 @@ async fn build(
 }
 
 async fn publish(context: &Context, rendered: &RenderedUserData) -> anyhow::Result<()> {
-    output::line("==> publish");
     publish_groups(
         context,
         &context.workspace.groups,
@@ -143,35 +160,42 @@ async fn publish(context: &Context, rendered: &RenderedUserData) -> anyhow::Resu
         Format::Text,
         true,
         None,
+        &mut Vec::new(),
     )
     .await?;
     upload_agent(context, rendered).await
 }
 
+/// The engine must not be torn from its state: it hears the signals itself. Gives them back.
 async fn apply(
-    workspace: &Workspace,
+    context: &Context,
     ground: Ground,
     variables: &Variables,
+    rendered: &RenderedUserData,
     consent: &ConsentArgs,
-) -> anyhow::Result<()> {
+    signals: StopSignals,
+) -> anyhow::Result<StopSignals> {
     output::line("==> apply");
-    let mut session = Session::open(workspace, ground.engine, variables).await?;
-    if converge(&mut session, workspace, consent).await? == Applied::Refused {
+    let workspace = &context.workspace;
+    let mut session = Session::open(workspace, ground.engine, variables, signals).await?;
+    if converge(&mut session, context, rendered, consent).await? == Applied::Refused {
         return Err(mistake("the infrastructure was not changed"));
     }
     say(&session.outputs().await?);
-    Ok(())
+    Ok(session.into_signals())
 }
 
-/// The ssh key and a kubeconfig on this machine.
-async fn access(context: &Context) -> anyhow::Result<()> {
-    let environment = &context.workspace.environment;
+/// The certificates, and the ssh key among them.
+async fn pki(context: &Context) -> anyhow::Result<Pki> {
     let keyring = keyring::read_required(context).await?;
-    let pki = keyring
-        .content
-        .pki
-        .as_ref()
-        .context("the keyring has no certificates")?;
+    let pki = keyring.content.pki;
+    pki.context("the keyring has no certificates")
+}
+
+/// The ssh key on this machine.
+async fn ssh_key(context: &Context) -> anyhow::Result<()> {
+    let environment = &context.workspace.environment;
+    let pki = pki(context).await?;
     let installed = install_key(environment, &pki.ssh, &home_directory()?)?;
     let wrote = [
         (installed.wrote_key, &installed.key),
@@ -182,8 +206,14 @@ async fn access(context: &Context) -> anyhow::Result<()> {
         .map(|(_, path)| format!("wrote {}", path.display()))
         .collect();
     said_each("ssh key", wrote, "nothing to do");
-    let names = Names::of(environment);
-    let issued = issue_admin(pki, &names, DEFAULT_LIFETIME, Timestamp::now())?;
+    Ok(())
+}
+
+/// A kubeconfig on this machine.
+async fn kubeconfig(context: &Context) -> anyhow::Result<()> {
+    let pki = pki(context).await?;
+    let names = Names::of(&context.workspace.environment);
+    let issued = issue_admin(&pki, &names, DEFAULT_LIFETIME, Timestamp::now())?;
     let path = context.workspace.state_directory().join("kubeconfig");
     write_kubeconfig(&path, &issued, false)?;
     said(
@@ -198,13 +228,8 @@ async fn access(context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn instances(workspace: &Workspace) -> anyhow::Result<()> {
-    output::line("==> instances");
-    show(workspace, Format::Text).await
-}
-
 fn said(step: &str, what: impl AsRef<str>) {
-    output::line(format!("==> {step}: {}", what.as_ref()));
+    output::line(format!("{step}: {}", what.as_ref()));
 }
 
 fn said_each(step: &str, done: Vec<String>, nothing: &str) {

@@ -14,8 +14,9 @@ use crate::status::Snapshot;
 
 /// Shows each group's rollout, and each node's release, phase, slot, probes, age of report and last error.
 ///
-/// Exit code 3 where a node is not on the published release and well, a rollout is halted or paused, or something runs out
-/// within 30 days.
+/// Exit code 3 where a node is not on the published release and well, a group has fewer nodes than its GROUP_asg_min, a
+/// rollout is halted or paused, or something runs out within 30 days; and where EC2 could not be asked which machines run,
+/// unless every group has as many nodes as it can have.
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
     #[command(flatten)]

@@ -1,12 +1,14 @@
 //! Nodes of the embedded default: real platform-agent processes, each with a root directory of its own.
 
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid, getppid};
 use shared::durable::{self, Attributes};
 use shared::names::GroupName;
 use tokio::process::{Child, Command};
@@ -24,6 +26,11 @@ pub const ALLOCATOR: (&str, &str) = (
 
 /// How long a node may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
+/// What an agent exits with whose configuration is wrong, or whose state directory another agent has: trying again changes
+/// neither.
+const USAGE: i32 = 2;
+/// How much of a log is looked at for its last line.
+const TAIL: u64 = 4096;
 
 /// A node process and its directory.
 #[derive(Debug)]
@@ -35,6 +42,8 @@ pub struct Node {
     directory: PathBuf,
     agent: PathBuf,
     child: Option<Child>,
+    /// It ended for a reason that another start does not mend.
+    given_up: bool,
 }
 
 /// What all nodes of an environment are started with.
@@ -115,6 +124,7 @@ impl Node {
             directory,
             agent: settings.agent.clone(),
             child: None,
+            given_up: false,
         };
         node.spawn()?;
         Ok(node)
@@ -130,7 +140,8 @@ impl Node {
             .append(true)
             .open(self.log())
             .with_context(|| format!("cannot open {}", self.log().display()))?;
-        let child = Command::new(&self.agent)
+        let mut command = Command::new(&self.agent);
+        command
             .arg("run")
             .arg("--config")
             .arg(self.directory.join("agent.toml"))
@@ -140,7 +151,9 @@ impl Node {
             .stderr(log)
             // The terminal's Ctrl-C is for platformctl, which ends its nodes itself.
             .process_group(0)
-            .kill_on_drop(true)
+            .kill_on_drop(true);
+        end_with_us(&mut command);
+        let child = command
             .spawn()
             .with_context(|| format!("cannot start {}", self.agent.display()))?;
         self.child = Some(child);
@@ -167,6 +180,35 @@ impl Node {
             .is_some_and(|c| matches!(c.try_wait(), Ok(None)))
     }
 
+    /// How the agent ended; none while it runs, and for one that is not to be started again.
+    #[must_use]
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        if self.given_up {
+            return None;
+        }
+        self.child.as_mut()?.try_wait().ok()?
+    }
+
+    /// Starts an agent that ended again; or gives it up where that mends nothing, and says why.
+    ///
+    /// # Errors
+    /// What could not be started.
+    pub fn start_again(&mut self, ended: ExitStatus) -> anyhow::Result<String> {
+        if ended.code() != Some(USAGE) {
+            self.spawn()?;
+            return Ok(format!(
+                "{} ended ({ended}); starting it again (its log says why)",
+                self.name
+            ));
+        }
+        self.given_up = true;
+        let why = last_line(&self.log()).unwrap_or_else(|e| format!("its log cannot be read: {e}"));
+        Ok(format!(
+            "{} ended, and is not started again, since that would mend nothing: {why}",
+            self.name
+        ))
+    }
+
     /// Ends the agent: SIGTERM, and SIGKILL where that does not help.
     pub async fn stop(&mut self) {
         let Some(mut child) = self.child.take() else {
@@ -180,6 +222,40 @@ impl Node {
             let _ = child.kill().await;
         }
     }
+}
+
+/// Has the kernel end the process when ours ends, however that was: an agent that is left behind keeps its state
+/// directory, and the next `dev up` could start none in its place. SIGKILL, which an agent is made for, so that the
+/// directory is free at once.
+///
+/// The kernel goes by the thread that started the process: nodes are started on the main thread, which ends last.
+#[expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
+fn end_with_us(command: &mut Command) {
+    let us = getpid();
+    let ask = move || {
+        set_pdeathsig(Signal::SIGKILL)?;
+        // We may have ended before the child asked.
+        match getppid() == us {
+            true => Ok(()),
+            false => Err(io::Error::from(nix::errno::Errno::ESRCH)),
+        }
+    };
+    // SAFETY: the closure makes two system calls and allocates nothing (an error made from a number holds the number), which
+    // is what may be done in a child that was forked from a process with threads.
+    unsafe {
+        command.pre_exec(ask);
+    }
+}
+
+fn last_line(log: &Path) -> io::Result<String> {
+    let mut file = std::fs::File::open(log)?;
+    let start = file.metadata()?.len().saturating_sub(TAIL);
+    file.seek(SeekFrom::Start(start))?;
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail)?;
+    let tail = String::from_utf8_lossy(&tail);
+    let last = tail.lines().rev().find(|line| !line.trim().is_empty());
+    Ok(last.unwrap_or("it said nothing").to_owned())
 }
 
 fn config(

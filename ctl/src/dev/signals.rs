@@ -1,7 +1,13 @@
 //! Being asked to end: whoever runs nodes has to end them too.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep;
+
+/// Enough for the runtime to look at what has come: a signal that is pending is only known once it has.
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// Ctrl-C, SIGTERM, and the terminal that goes away.
 #[derive(Debug)]
@@ -36,7 +42,16 @@ impl StopSignals {
         self.heard().await;
     }
 
-    /// The same, and who it was.
+    /// Whether one has come already, and was not waited for yet. It counts as heard then.
+    pub(crate) async fn came(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            _ = self.heard() => true,
+            () = sleep(GLANCE) => false,
+        }
+    }
+
+    /// The same as [`StopSignals::asked`], and who it was.
     pub(crate) async fn heard(&mut self) -> Asked {
         tokio::select! {
             _ = self.interrupt.recv() => Asked::BySomebody,

@@ -114,7 +114,8 @@ fn listen_address(workspace: &Workspace) -> anyhow::Result<SocketAddr> {
     }
 }
 
-/// Runs the store and the nodes until Ctrl-C, SIGTERM or the end of the terminal. A node that ends is started again, as systemd would.
+/// Runs the store and the nodes until Ctrl-C, SIGTERM or the end of the terminal. A node that ends is started again, as systemd would;
+/// one that ends with exit code 2 is not, and it is said why.
 ///
 /// # Errors
 /// What could not be started.
@@ -173,12 +174,8 @@ async fn watch(nodes: &mut [Node], signals: &mut StopSignals) -> anyhow::Result<
             () = tokio::time::sleep(WATCH) => {}
         }
         for node in nodes.iter_mut() {
-            if !node.is_running() {
-                output::note(format!(
-                    "{} ended; starting it again (its log says why)",
-                    node.name
-                ));
-                node.spawn()?;
+            if let Some(ended) = node.ended() {
+                output::note(node.start_again(ended)?);
             }
         }
         if nodes.is_empty() {

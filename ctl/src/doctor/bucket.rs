@@ -5,23 +5,10 @@ use shared::store::ObjectStore as _;
 
 use super::identity::judge_clock;
 use super::{Line, contents};
-use crate::aws::{Aws, AwsError, AwsErrorKind, call};
+use crate::aws::Aws;
 use crate::context::{Context, Workspace};
-
-/// How a bucket's name stands.
-#[derive(Debug, Clone)]
-enum Standing {
-    /// Ours, in this region where the answer names one.
-    Ours(Option<String>),
-    /// Nobody's.
-    Free,
-    /// Somebody else's.
-    Foreign,
-    /// Ours, but we may not.
-    Refused(AwsError),
-    /// It cannot be told.
-    Unknown(AwsError),
-}
+use crate::env::Environment;
+use crate::infra::buckets::{Purpose, Standing, standing};
 
 pub(super) async fn check(
     aws: &Aws,
@@ -31,23 +18,12 @@ pub(super) async fn check(
 ) -> Vec<Line> {
     let environment = &workspace.environment;
     let name = environment.secrets_bucket.as_str();
-    let secrets = look(aws, name, account).await;
-    let mut lines = vec![judge(
-        "secrets bucket",
-        name,
-        aws.region(),
-        "secrets_bucket_name",
-        &secrets,
-    )];
+    let secrets = standing(aws, environment, account, name, Purpose::Secrets).await;
+    let mut lines = vec![judge(environment, Purpose::Secrets, name, &secrets)];
     if let Some(bucket) = &environment.terraform_bucket {
-        let found = look(aws, bucket.as_str(), account).await;
-        lines.push(judge(
-            "terraform bucket",
-            bucket.as_str(),
-            aws.region(),
-            "terraform_bucket_name",
-            &found,
-        ));
+        let (name, purpose) = (bucket.as_str(), Purpose::Terraform);
+        let found = standing(aws, environment, account, name, purpose).await;
+        lines.push(judge(environment, purpose, name, &found));
     }
     let store = aws.bucket(name);
     // Whatever it answers, it tells the time.
@@ -66,80 +42,53 @@ pub(super) async fn check(
     lines
 }
 
-async fn look(aws: &Aws, name: &str, account: &str) -> Standing {
-    let request = aws
-        .s3()
-        .head_bucket()
-        .bucket(name)
-        // Somebody else's bucket that lets us in is still not ours.
-        .expected_bucket_owner(account)
-        .send();
-    let error = match call("s3:ListBucket", name, request).await {
-        Ok(answer) => return Standing::Ours(answer.bucket_region),
-        Err(error) => error,
+fn judge(environment: &Environment, purpose: Purpose, name: &str, standing: &Standing) -> Line {
+    let check = match purpose {
+        Purpose::Secrets => "secrets bucket",
+        Purpose::Terraform => "terraform bucket",
     };
-    // An answer to HEAD has no body, and so no code.
-    match error.status {
-        Some(404) => Standing::Free,
-        // Ours or not: it is in another region, and only the owner is told more.
-        Some(301) if error.bucket_region.is_some() => Standing::Ours(error.bucket_region),
-        Some(403) => {
-            let ours = call("s3:ListAllMyBuckets", name, aws.s3().list_buckets().send()).await;
-            match ours {
-                Ok(ours) if ours.buckets().iter().any(|b| b.name() == Some(name)) => {
-                    Standing::Refused(error)
-                }
-                Ok(_) => Standing::Foreign,
-                Err(_) => Standing::Unknown(error),
-            }
-        }
-        _ => Standing::Unknown(error),
+    if let Some(problem) = standing.problem(environment, purpose, name) {
+        return Line::fail(check, problem.says, problem.fix);
     }
-}
-
-fn judge(check: &'static str, name: &str, region: &str, key: &str, standing: &Standing) -> Line {
     match standing {
-        Standing::Ours(Some(found)) if found != region => Line::fail(
-            check,
-            format!("{name} is in {found}, not {region}"),
-            format!("name another bucket in {key}"),
-        ),
-        Standing::Ours(_) => Line::ok(check, format!("{name} is there")),
+        Standing::Refused(error) | Standing::Unknown(error) => Line::unseen(check, error),
         Standing::Free => Line::ok(check, format!("{name} is not there yet: the name is free")),
-        Standing::Foreign => Line::fail(
+        Standing::Ours(marks) if marks.by_kms && purpose == Purpose::Secrets => Line::warn(
             check,
-            format!("{name} belongs to somebody else"),
-            format!("choose another name in {key}: names of buckets are unique among all accounts"),
+            format!("{name} encrypts with a KMS key by default, which no machine may use"),
+            "`platformctl run` sets S3's own keys; what was written with the KMS key stays unreadable for machines until it is published again",
         ),
-        Standing::Refused(error) => Line::unseen(check, error),
-        Standing::Unknown(error) if error.kind == AwsErrorKind::Denied => Line::fail(
-            check,
-            format!("{name} is somebody else's, or you may not use it"),
-            format!(
-                "have s3:ListBucket on it and s3:ListAllMyBuckets allowed, or choose another name in {key}"
-            ),
-        ),
-        Standing::Unknown(error) => Line::unseen(check, error),
+        _ => Line::ok(check, format!("{name} is there")),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict::{Fail, Ok as Well};
+    use super::super::Verdict::{Fail, Ok as Well, Warn};
     use super::*;
+    use crate::aws::{AwsError, AwsErrorKind};
+    use crate::infra::buckets::Marks;
+    use crate::testing::environment;
 
     #[test]
     fn buckets() {
+        let dev = environment("");
         let error = |kind| AwsError::made_up("s3:ListBucket", kind);
-        let region = |r: &str| Standing::Ours(Some(r.to_owned()));
+        let ours = |by_kms| Standing::Ours(Marks { by_kms });
         for (standing, verdict, says) in [
-            (region("eu-west-1"), Well, "b is there"),
-            (Standing::Ours(None), Well, "b is there"),
+            (ours(false), Well, "b is there"),
+            (ours(true), Warn, "b encrypts with a KMS key by default"),
             (Standing::Free, Well, "the name is free"),
             (
-                region("eu-west-2"),
+                Standing::Elsewhere("eu-west-2".into()),
                 Fail,
-                "b is in eu-west-2, not eu-west-1",
+                "b is in eu-west-2, not",
+            ),
+            (Standing::Unmarked, Fail, "b exists, is not empty"),
+            (
+                Standing::OfEnvironment("prod".into()),
+                Fail,
+                "b belongs to environment prod",
             ),
             (Standing::Foreign, Fail, "b belongs to somebody else"),
             (
@@ -158,16 +107,15 @@ mod tests {
                 "no answer",
             ),
         ] {
-            let line = judge(
-                "secrets bucket",
-                "b",
-                "eu-west-1",
-                "secrets_bucket_name",
-                &standing,
-            );
+            let line = judge(&dev, Purpose::Secrets, "b", &standing);
             assert_eq!(line.verdict, verdict, "{line:?}");
             assert!(line.says.contains(says), "{line:?}");
             assert_eq!(line.fix.is_none(), verdict == Well, "{line:?}");
         }
+        // The state is read by operators alone.
+        assert_eq!(
+            judge(&dev, Purpose::Terraform, "b", &ours(true)).verdict,
+            Well
+        );
     }
 }

@@ -4,6 +4,7 @@
 //! checks run at the same time, each with a deadline, and one that cannot look says so in its line.
 
 mod access;
+mod artifacts;
 mod bucket;
 mod contents;
 mod dns;
@@ -26,7 +27,6 @@ use tokio::time::timeout;
 use url::Url;
 
 pub use report::{Line, Report, Verdict};
-pub use types::common_zones;
 
 use crate::aws::{Aws, Caller};
 use crate::context::{Context, Workspace};
@@ -97,6 +97,7 @@ async fn on_aws(workspace: &Workspace, options: &Options) -> Vec<Line> {
             "mend the AWS configuration",
         )),
     }
+    lines.extend(artifacts::check(workspace));
     checks.push(within("access lists", access::check(environment, options)));
     checks.push(within("engine", engine::check(options)));
     lines.extend(join_all(checks).await.into_iter().flatten());

@@ -9,6 +9,8 @@ use super::image::ARCHITECTURE;
 use crate::aws::{Aws, AwsError, call};
 use crate::env::{Environment, SECURE};
 
+/// How many zones of the region are used where the environment names none (`terraform/network.tf`).
+const FIRST_ZONES: usize = 3;
 /// In one zone alone, its failure is the group's end.
 const ZONES: usize = 2;
 /// What etcd's members want, so that one zone's failure leaves a majority.
@@ -17,6 +19,8 @@ const ZONES_FOR_QUORUM: usize = 3;
 /// What AWS says of the types of an environment.
 #[derive(Debug, Clone, Default)]
 struct Facts {
+    /// The zones that the environment's machines are spread over.
+    used: BTreeSet<String>,
     /// The zones that offer a type.
     zones: BTreeMap<String, BTreeSet<String>>,
     /// The processors of a type.
@@ -24,25 +28,8 @@ struct Facts {
 }
 
 pub(super) async fn check(aws: &Aws, environment: &Environment) -> Vec<Line> {
-    let facts = look(aws, &types_of(environment)).await;
+    let facts = look(aws, environment).await;
     judge(environment, aws.region(), &facts)
-}
-
-/// The zones of the region that offer every instance type of the environment, sorted.
-///
-/// # Errors
-/// [`AwsError`].
-pub async fn common_zones(
-    aws: &Aws,
-    environment: &Environment,
-) -> Result<BTreeSet<String>, AwsError> {
-    let types = types_of(environment);
-    let facts = look(aws, &types).await?;
-    let mut sets = types
-        .iter()
-        .map(|t| facts.zones.get(t).cloned().unwrap_or_default());
-    let first = sets.next().unwrap_or_default();
-    Ok(sets.fold(first, |common, set| &common & &set))
 }
 
 fn types_of(environment: &Environment) -> BTreeSet<String> {
@@ -53,7 +40,29 @@ fn types_of(environment: &Environment) -> BTreeSet<String> {
     flavors.map(ToString::to_string).collect()
 }
 
-async fn look(aws: &Aws, types: &BTreeSet<String>) -> Result<Facts, AwsError> {
+/// The environment's own, or the first of the region: the same that `terraform/network.tf` takes.
+async fn used_zones(aws: &Aws, environment: &Environment) -> Result<BTreeSet<String>, AwsError> {
+    if !environment.zones.is_empty() {
+        return Ok(environment.zones.iter().map(ToString::to_string).collect());
+    }
+    let filter = |name: &str, value: &str| Filter::builder().name(name).values(value).build();
+    let request = aws
+        .ec2()
+        .describe_availability_zones()
+        .filters(filter("zone-type", "availability-zone"))
+        .filters(filter("opt-in-status", "opt-in-not-required"))
+        .send();
+    let answer = call("ec2:DescribeAvailabilityZones", aws.region(), request).await?;
+    let names = answer
+        .availability_zones()
+        .iter()
+        .filter_map(|zone| zone.zone_name().map(str::to_owned));
+    let sorted: BTreeSet<String> = names.collect();
+    Ok(sorted.into_iter().take(FIRST_ZONES).collect())
+}
+
+async fn look(aws: &Aws, environment: &Environment) -> Result<Facts, AwsError> {
+    let types = types_of(environment);
     let shown = types.iter().cloned().collect::<Vec<_>>().join(", ");
     // As a filter, and not by name: then a type that does not exist is an empty answer and no error.
     let filter = Filter::builder()
@@ -74,7 +83,8 @@ async fn look(aws: &Aws, types: &BTreeSet<String>) -> Result<Facts, AwsError> {
         .into_paginator()
         .items()
         .send();
-    let (offerings, described) = futures::try_join!(
+    let (used, offerings, described) = futures::try_join!(
+        used_zones(aws, environment),
         call(
             "ec2:DescribeInstanceTypeOfferings",
             &shown,
@@ -82,7 +92,10 @@ async fn look(aws: &Aws, types: &BTreeSet<String>) -> Result<Facts, AwsError> {
         ),
         call("ec2:DescribeInstanceTypes", &shown, described.try_collect()),
     )?;
-    let mut facts = Facts::default();
+    let mut facts = Facts {
+        used,
+        ..Facts::default()
+    };
     for offering in offerings {
         let (Some(kind), Some(zone)) = (offering.instance_type(), offering.location()) else {
             continue;
@@ -129,11 +142,13 @@ fn judge_one(group: &str, flavor: &str, members: u32, region: &str, facts: &Fact
         "compute_flavor"
     };
     let nowhere = BTreeSet::new();
-    let zones = facts.zones.get(flavor).unwrap_or(&nowhere);
-    let listed = zones.iter().cloned().collect::<Vec<_>>().join(", ");
+    let list = |zones: &BTreeSet<String>| zones.iter().cloned().collect::<Vec<_>>().join(", ");
+    let offered = facts.zones.get(flavor).unwrap_or(&nowhere);
+    let zones = offered & &facts.used;
+    let listed = list(&zones);
     let says = |what: &str| format!("{flavor} of group {group} {what}");
     let change = format!("change {key}");
-    if zones.is_empty() {
+    if offered.is_empty() {
         return Line::fail(
             check,
             says(&format!("is not offered anywhere in {region}")),
@@ -150,15 +165,29 @@ fn judge_one(group: &str, flavor: &str, members: u32, region: &str, facts: &Fact
         }
         _ => {}
     }
-    if zones.len() < ZONES {
-        let what = format!("is offered in one zone alone: {listed}");
-        return Line::fail(check, says(&what), change);
+    let others = format!(
+        "{change}, or name zones in availability_zones that offer it ({})",
+        list(offered)
+    );
+    if zones.is_empty() {
+        let what = format!(
+            "is offered in none of the zones that are used: {}",
+            list(&facts.used)
+        );
+        return Line::fail(check, says(&what), others);
+    }
+    // Whoever names one zone alone wants it so.
+    if zones.len() < ZONES.min(facts.used.len()) {
+        let what = format!(
+            "is offered in one zone alone of those that are used ({}): {listed}",
+            list(&facts.used)
+        );
+        return Line::fail(check, says(&what), others);
     }
     if members >= 3 && zones.len() < ZONES_FOR_QUORUM {
-        let what = format!(
-            "is offered in two zones alone ({listed}): the failure of one may take etcd's majority"
-        );
-        return Line::warn(check, says(&what), change);
+        let what =
+            format!("can be in {listed} alone: the failure of one zone may take etcd's majority");
+        return Line::warn(check, says(&what), others);
     }
     Line::ok(check, says(&format!("is offered in {listed}")))
 }
@@ -172,8 +201,11 @@ mod tests {
 
     fn facts(zones: &[&str], architecture: &str) -> Result<Facts, AwsError> {
         let zones: BTreeSet<String> = zones.iter().map(|z| (*z).to_owned()).collect();
+        // Three zones are used, as long as nothing else is said.
+        let used = ["a", "b", "c"].map(str::to_owned).into();
         let both = ["t3.medium", "t3.large"].map(str::to_owned);
         Ok(Facts {
+            used,
             zones: both.iter().map(|t| (t.clone(), zones.clone())).collect(),
             architectures: both
                 .iter()
@@ -209,7 +241,25 @@ mod tests {
             [Well, Warn],
             "etcd's majority",
         );
-        of(facts(&["a"], "x86_64"), [Fail, Fail], "one zone alone: a");
+        of(
+            facts(&["a"], "x86_64"),
+            [Fail, Fail],
+            "one zone alone of those that are used (a, b, c): a",
+        );
+        // Zones that nothing is put into count for nothing.
+        of(
+            facts(&["a", "d", "e"], "x86_64"),
+            [Fail, Fail],
+            "one zone alone",
+        );
+        of(
+            facts(&["d", "e", "f"], "x86_64"),
+            [Fail, Fail],
+            "none of the zones that are used: a, b, c",
+        );
+        let mut alone = facts(&["a", "b"], "x86_64").unwrap();
+        alone.used = ["b".to_owned()].into();
+        of(Ok(alone), [Well, Warn], "can be in b alone");
         of(
             facts(&["a", "b"], "arm64"),
             [Fail, Fail],

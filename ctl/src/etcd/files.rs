@@ -5,9 +5,12 @@ use shared::backup::{
     BackupSettings, RESTORE_FILE, RESTORE_IDENTITY_FILE, SETTINGS_FILE, recipient_of,
 };
 use shared::check::secret_dir::SecretFile;
-use shared::documents::KeyringContent;
+use shared::documents::{AuthorityName, KeyringContent};
 use shared::names::GroupName;
+use shared::rewrite::{REWRITE_FILE, RewriteOrder};
 use shared::secret::SecretBytes;
+
+use crate::pki::Names;
 
 /// The file without which an agent cannot speak to etcd; a release that has it is of machines that run it.
 const CLIENT: &str = "secrets/kube-apiserver/etcd-client.key";
@@ -32,7 +35,7 @@ pub fn agent_files(
     let mut recipients = vec![recipient_of(identity)?];
     recipients.extend(keyring.recovery_recipients.iter().cloned());
     let pki = keyring.pki.iter();
-    let names = pki.flat_map(|p| p.encryption.trusted().map(|key| key.name.clone()));
+    let names = pki.flat_map(|p| p.encryption_keys().map(|key| key.name.clone()));
     let settings =
         BackupSettings::usual(keyring.etcd_generation.get(), recipients, names.collect());
     let mut files = vec![(SETTINGS_FILE.to_owned(), private(settings.to_file()?))];
@@ -44,7 +47,31 @@ pub fn agent_files(
             files.push((RESTORE_IDENTITY_FILE.to_owned(), private(identity)));
         }
     }
+    if let Some(order) = rewrite_order(keyring)? {
+        files.push((REWRITE_FILE.to_owned(), private(order.to_file()?)));
+    }
     Ok(files)
+}
+
+/// The order to rewrite what is stored, where one stands.
+fn rewrite_order(keyring: &KeyringContent) -> anyhow::Result<Option<RewriteOrder>> {
+    let Some(pki) = &keyring.pki else {
+        return Ok(None);
+    };
+    let Some(mark) = &pki.at_rest.rewrite else {
+        return Ok(None);
+    };
+    let authority = pki.authorities.get(&AuthorityName::Cluster);
+    let authority = authority.context("the keyring has no cluster authority")?;
+    Ok(Some(RewriteOrder {
+        number: mark.number,
+        generation: keyring.etcd_generation.get(),
+        key: pki.encryption.current.name.clone(),
+        server: Names::local_api_url(),
+        authority: authority.trust_bundle(),
+        certificate: mark.client.certificate.clone(),
+        private_key: mark.client.key.clone(),
+    }))
 }
 
 /// A file of root's alone.

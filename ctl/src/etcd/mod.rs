@@ -1,11 +1,17 @@
 //! etcd as the operator's side sees it: what releases tell agents about backups, and what the bucket holds.
 
 mod backups;
+mod evidence;
 mod files;
+mod guard;
 mod restore;
 mod state;
 
 pub use backups::{Backup, BackupView, list};
+pub use evidence::Gathered;
 pub use files::{agent_files, runs_etcd};
-pub use restore::{begin_anew, choose, finish, order, reform_obstacles, verify_parts};
+pub use guard::{BACKUP_LIMIT, Evidence, FenceFound, Leaving, Machine, once};
+pub use restore::{
+    begin_anew, choose, finish, lost_keys, order, reform_obstacles, unfinished, verify_parts,
+};
 pub use state::{BackupState, LATE_AFTER, state_of};

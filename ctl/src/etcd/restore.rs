@@ -6,15 +6,16 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use shared::backup::{BackupManifest, BackupName, PART_BYTES, RestoreOrder};
 use shared::digest::Sha256Digest;
+use shared::documents::{Pki, StepMark};
 use shared::etcd::{EtcdRole, Generation};
-use shared::names::GroupName;
 use shared::store::{Backoff, Fetched, keys, with_retries};
 
 use super::Backup;
 use crate::context::Context;
 use crate::exit::mistake;
 use crate::keyring::{self, Keyring};
-use crate::status::NodeReport;
+use crate::rotate::Subject;
+use crate::status::{NodeReport, STALE_AFTER_SECONDS};
 
 /// The backup to restore: the one that was named, or else the newest that nothing speaks against.
 ///
@@ -26,7 +27,11 @@ pub fn choose<'a>(
 ) -> anyhow::Result<&'a BackupManifest> {
     let found = match wanted {
         Some(name) => backups.iter().find(|b| b.name == *name),
-        None => backups.iter().find(|b| b.problem().is_none()),
+        // Within a generation the revision says which holds more, whatever the clock of the node that took it.
+        None => backups
+            .iter()
+            .filter(|b| b.problem().is_none())
+            .max_by_key(|b| (b.generation, b.name.revision(), b.name.at())),
     };
     let Some(found) = found else {
         return Err(mistake(match wanted {
@@ -89,7 +94,7 @@ pub async fn order(
     now: Timestamp,
 ) -> anyhow::Result<Generation> {
     let mut ordered: Option<RestoreOrder> = None;
-    let keyring = keyring::modify(context, |content| {
+    let keyring = keyring::modify_numbered(context, |content, version| {
         // A write that was not answered and has happened all the same: it is ordered once.
         if ordered.is_some() && content.etcd_restore == ordered {
             return Ok(false);
@@ -106,11 +111,48 @@ pub async fn order(
         content.etcd_generation = latest.next();
         content.etcd_restore = Some(order.clone());
         content.etcd_restoring = true;
+        if let Some(pki) = &mut content.pki {
+            read_backup(pki, backup, version, now);
+        }
         ordered = Some(order);
         Ok(true)
     })
     .await?;
     Ok(keyring.content.etcd_generation)
+}
+
+/// The names of the keys of encryption at rest that the content of `backup` needs and the keyring has no more.
+#[must_use]
+pub fn lost_keys<'a>(pki: Option<&Pki>, backup: &'a BackupManifest) -> Vec<&'a str> {
+    let older = pki.into_iter().flat_map(|p| &p.at_rest.older);
+    let mut known: BTreeSet<&str> = older.map(|o| o.key.name.as_str()).collect();
+    let keys = pki.into_iter().flat_map(Pki::encryption_keys);
+    known.extend(keys.map(|key| key.name.as_str()));
+    let needed = backup.encryption_keys.iter().map(String::as_str);
+    needed.filter(|name| !known.contains(name)).collect()
+}
+
+/// What a backup brings back may be stored under a key that was retired since: the API server is given that one to read
+/// with. And whatever was rewritten is so no more.
+fn read_backup(pki: &mut Pki, backup: &BackupManifest, version: u64, now: Timestamp) {
+    let mut reads = false;
+    for older in &mut pki.at_rest.older {
+        if backup.encryption_keys.contains(&older.key.name) {
+            older.reads = true;
+            older.retired = None;
+            reads = true;
+        }
+    }
+    let rewrote = pki.at_rest.rewrite.take().is_some();
+    if reads || rewrote {
+        let mark = StepMark {
+            keyring: version,
+            at: now,
+            groups: BTreeSet::from([backup.group.clone()]),
+        };
+        let subject = Subject::Encryption.as_str().to_owned();
+        pki.rotations.insert(subject, mark);
+    }
 }
 
 /// Ends what is under way: from the next release on, nodes have no key to the backups any more, and releases are rolled out in
@@ -149,15 +191,32 @@ pub async fn begin_anew(context: &Context, from: Generation) -> anyhow::Result<G
 }
 
 /// What speaks against a reform, all of it: a cluster that had a leader may have taken writes, and its data would be left
-/// behind. What a node does not say counts as a yes.
+/// behind. What a node does not say counts as a yes, also what it said long ago; of the nodes of `without` the operator
+/// knows better.
 #[must_use]
 pub fn reform_obstacles(
     keyring: &Keyring,
-    group: &GroupName,
     nodes: &[NodeReport],
     backups: &[Backup],
+    without: &[String],
+    now: Timestamp,
 ) -> Vec<String> {
-    let generation = keyring.content.etcd_generation;
+    obstacles(
+        keyring.content.etcd_generation,
+        nodes,
+        backups,
+        without,
+        now,
+    )
+}
+
+fn obstacles(
+    generation: Generation,
+    nodes: &[NodeReport],
+    backups: &[Backup],
+    without: &[String],
+    now: Timestamp,
+) -> Vec<String> {
     let mut found = Vec::new();
     let of_generation: BTreeSet<&BackupName> = backups
         .iter()
@@ -170,20 +229,96 @@ pub fn reform_obstacles(
         ));
     }
     for node in nodes {
-        let name = &node.node;
-        match &node.status {
-            Err(error) => found.push(format!("{group}/{name} cannot be asked: {error}")),
-            Ok(status) => match &status.etcd {
-                Some(etcd) if etcd.generation < generation => {}
-                Some(etcd) if etcd.leader.is_some() => {
-                    found.push(format!("{group}/{name} has seen a leader"));
-                }
-                Some(etcd) if matches!(etcd.role, EtcdRole::Member | EtcdRole::Learner) => {
-                    found.push(format!("{group}/{name} is a member"));
-                }
-                _ => {}
-            },
+        let name = format!("{}/{}", node.group, node.node);
+        let is_without = without.contains(&node.node);
+        let status = match &node.status {
+            Ok(status) => status,
+            Err(_) if is_without => continue,
+            Err(error) => {
+                found.push(format!("{name} cannot be asked: {error}"));
+                continue;
+            }
+        };
+        let etcd = status.etcd.as_ref().filter(|e| e.generation >= generation);
+        if let Some(etcd) = etcd {
+            // Its own word that there was a leader stands, however old, and whoever says that it is gone.
+            if etcd.leader.is_some() || etcd.had_leader == Some(true) {
+                found.push(format!("{name} has seen a leader"));
+                continue;
+            }
+            if etcd.had_data && etcd.had_leader.is_none() && !is_without {
+                found.push(format!(
+                    "{name} has data, and its agent cannot tell whether there was ever a leader"
+                ));
+                continue;
+            }
         }
+        let age = node.age_seconds(now).unwrap_or(i64::MAX);
+        if age > STALE_AFTER_SECONDS && !is_without {
+            found.push(format!(
+                "{name} has said nothing for {age} s: where its machine is gone for good, add --without {}",
+                node.node
+            ));
+        }
+    }
+    found
+}
+
+/// Members of a restored generation that are not well yet, each with what it says: while there is one, nodes keep the key.
+#[must_use]
+pub fn unfinished(
+    keyring: &Keyring,
+    nodes: &[NodeReport],
+    voters: usize,
+    without: &[String],
+    now: Timestamp,
+) -> Vec<String> {
+    not_well(keyring.content.etcd_generation, nodes, voters, without, now)
+}
+
+fn not_well(
+    generation: Generation,
+    nodes: &[NodeReport],
+    voters: usize,
+    without: &[String],
+    now: Timestamp,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut members = 0;
+    for node in nodes.iter().filter(|n| !without.contains(&n.node)) {
+        let name = &node.node;
+        let age = node.age_seconds(now).unwrap_or(i64::MAX);
+        let etcd = match &node.status {
+            Err(error) => {
+                found.push(format!("{name} cannot be asked: {error}"));
+                continue;
+            }
+            Ok(status) => status.etcd.as_ref(),
+        };
+        let stale = age > STALE_AFTER_SECONDS;
+        match etcd {
+            _ if stale => found.push(format!("{name} has said nothing for {age} s")),
+            None => found.push(format!("{name} says nothing about etcd")),
+            Some(e) if e.role == EtcdRole::Spare && e.generation == generation => {}
+            Some(e) if e.generation != generation => {
+                found.push(format!("{name} is of generation {} still", e.generation));
+            }
+            Some(e)
+                if e.role == EtcdRole::Member && e.why.is_empty() && e.healthy != Some(false) =>
+            {
+                members += 1;
+            }
+            Some(e) => {
+                let why = match e.why.as_str() {
+                    "" => "its etcd does not answer",
+                    why => why,
+                };
+                found.push(format!("{name} is no healthy member yet: {why}"));
+            }
+        }
+    }
+    if members < voters && without.is_empty() {
+        found.push(format!("{members} of {voters} members are well"));
     }
     found
 }
@@ -207,9 +342,124 @@ mod tests {
         }
     }
 
+    const NOW: i64 = 1_800_000_000;
+
+    fn node(name: &str, age: i64, etcd: serde_json::Value) -> NodeReport {
+        let mut etcd = etcd;
+        etcd["facts"] = serde_json::json!({
+            "node": name, "name": name, "peer_url": "https://a:1", "client_url": "https://a:2",
+        });
+        let written = Timestamp::from_second(NOW - age).unwrap();
+        let status = serde_json::from_value(serde_json::json!({
+            "format": 1, "environment": "dev", "group": "secure", "node": name, "agent_version": "1",
+            "release": 1, "published": 1, "phase": "idle", "error": null, "hold": null, "drift_repaired": 0,
+            "foreign": [], "clock_skew_seconds": null, "metadata_expires": null, "written_at": written,
+            "etcd": etcd,
+        }));
+        NodeReport {
+            node: name.to_owned(),
+            group: "secure".parse().unwrap(),
+            status: Ok(status.unwrap()),
+        }
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(NOW).unwrap()
+    }
+
+    #[test]
+    fn a_reform_is_for_a_cluster_that_never_had_a_leader() {
+        use serde_json::json;
+        let against = |nodes: &[NodeReport], without: &[String]| {
+            obstacles(Generation::FIRST, nodes, &[], without, now())
+        };
+        // Its etcd has begun, waits for the others, and has data: that is what a reform is for.
+        let alone =
+            json!({"generation": 1, "role": "member", "had_data": true, "had_leader": false});
+        let waits = json!({"generation": 1, "role": "waiting", "had_leader": false});
+        let fresh = [node("a", 10, alone.clone()), node("b", 10, waits.clone())];
+        assert!(
+            against(&fresh, &[]).is_empty(),
+            "{:?}",
+            against(&fresh, &[])
+        );
+        let gone = [node("a", 10, alone.clone()), node("b", 4000, waits)];
+        assert_eq!(against(&gone, &[]).len(), 1, "it may have seen one since");
+        assert!(against(&gone, &["b".to_owned()]).is_empty());
+        // A leader that was seen once, however long ago, and whoever is to be left out.
+        for led in [
+            json!({"generation": 1, "role": "member", "had_data": true, "had_leader": true}),
+            json!({"generation": 1, "role": "spare", "leader": "a"}),
+        ] {
+            let nodes = [node("a", 4000, led)];
+            assert_eq!(against(&nodes, &["a".to_owned()]).len(), 1);
+        }
+        // An older agent does not say whether there was one.
+        let old = [node(
+            "a",
+            10,
+            json!({"generation": 1, "role": "waiting", "had_data": true}),
+        )];
+        assert_eq!(against(&old, &[]).len(), 1);
+        let before = [node(
+            "a",
+            10,
+            json!({"generation": 1, "role": "member", "had_leader": true}),
+        )];
+        assert!(obstacles(Generation::FIRST.next(), &before, &[], &[], now()).is_empty());
+    }
+
+    #[test]
+    fn a_restore_is_finished_once_every_member_is_well() {
+        use serde_json::json;
+        let well = json!({"generation": 2, "role": "member", "healthy": true});
+        let all = || {
+            vec![
+                node("a", 10, well.clone()),
+                node("b", 10, well.clone()),
+                node("c", 10, well.clone()),
+            ]
+        };
+        let two = Generation::FIRST.next();
+        let open =
+            |nodes: &[NodeReport], without: &[String]| not_well(two, nodes, 3, without, now());
+        assert!(open(&all(), &[]).is_empty());
+        for other in [
+            node(
+                "c",
+                10,
+                json!({"generation": 1, "role": "member", "healthy": true}),
+            ),
+            node(
+                "c",
+                10,
+                json!({"generation": 2, "role": "joining", "why": "it restores"}),
+            ),
+            node(
+                "c",
+                10,
+                json!({"generation": 2, "role": "member", "healthy": false}),
+            ),
+            node("c", 4000, well.clone()),
+        ] {
+            let mut nodes = all();
+            nodes[2] = other;
+            assert!(!open(&nodes, &[]).is_empty(), "{nodes:?}");
+            assert!(open(&nodes, &["c".to_owned()]).is_empty());
+        }
+        assert_eq!(open(&all()[..2], &[]).len(), 1, "one has never reported");
+    }
+
     #[test]
     fn the_newest_that_nothing_speaks_against() {
         let (new, old) = ("20261123T024942Z-7", "20261122T024942Z-5");
+        // A node whose clock was ahead, and that held less.
+        let behind = backup("20261124T024942Z-4", None);
+        let of_now = backup(old, None);
+        assert_eq!(
+            choose(&[behind, of_now], None).unwrap().name.to_string(),
+            old
+        );
         let all = [backup(new, Some("part 1 of 1 is gone")), backup(old, None)];
         assert_eq!(choose(&all, None).unwrap().name.to_string(), old);
         let named = choose(&all, Some(&new.parse().unwrap())).unwrap_err();

@@ -94,7 +94,10 @@ async fn in_use(
         let node = report.node;
         match report.status {
             Ok(status) => {
+                let slot = status.rollout.slot.iter();
+                let of_slot = slot.flat_map(|s| [Some(s.release), s.previous]).flatten();
                 let named = status.release.into_iter().chain(status.published);
+                let named = named.chain(of_slot);
                 used.extend(named.map(|release| (release, node.clone())));
             }
             // It has no release yet.
@@ -111,6 +114,9 @@ async fn in_use(
     if let Some(rollout) = rollout {
         let held = rollout.holders.into_iter();
         used.extend(held.map(|h| (h.release, h.node.to_string())));
+        // It may come back at any time and go on, or back, from there.
+        let absent = rollout.unavailable.into_iter();
+        used.extend(absent.filter_map(|u| Some((u.release?, u.node.to_string()))));
         let halted = rollout.halted.map(|h| h.release);
         let named = [rollout.release, rollout.good, halted];
         let named = named.into_iter().flatten();

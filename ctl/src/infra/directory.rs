@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 use shared::durable::{self, Attributes};
+use tokio::time::sleep;
 
 use super::embedded::{files_for, is_configuration};
+use super::process::Interrupted;
 use super::variables::{Variables, endpoint};
 use crate::context::Workspace;
+use crate::dev::signals::StopSignals;
 use crate::env::Environment;
 use crate::exit::mistake;
 use crate::output;
@@ -23,10 +27,12 @@ const VARIABLES: &str = "terraform.tfvars.json";
 pub(super) const BACKEND: &str = "backend.tfbackend.json";
 /// Held by whoever works in the directory, the engine included.
 const LOCK: &str = "run.lock";
+/// How often a lock that another run holds is tried again.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// A run directory that is ours: no other run works in it at the same time.
 #[derive(Debug)]
-pub struct RunDirectory {
+pub(super) struct RunDirectory {
     path: PathBuf,
     lock: Flock<File>,
 }
@@ -36,14 +42,19 @@ impl RunDirectory {
     /// directory out for this one.
     ///
     /// # Errors
-    /// A [`crate::exit::Mistake`] in an own copy of `terraform/`; a directory that cannot be written.
-    pub fn prepare(workspace: &Workspace, variables: &Variables) -> anyhow::Result<Self> {
+    /// A [`crate::exit::Mistake`] in an own copy of `terraform/`; a directory that cannot be written; [`Interrupted`] where the
+    /// operator does not want to wait any longer.
+    pub(super) async fn prepare(
+        workspace: &Workspace,
+        variables: &Variables,
+        signals: &mut StopSignals,
+    ) -> anyhow::Result<Self> {
         let files = files_for(&workspace.directory)?;
         let backend = backend(&workspace.environment)?;
         let path = std::path::absolute(workspace.state_directory().join("terraform"))?;
         std::fs::create_dir_all(&path)
             .with_context(|| format!("cannot make {}", path.display()))?;
-        let lock = take(&path)?;
+        let lock = take(&path, signals).await?;
         clear(&path, &files)?;
         for (name, bytes) in &files {
             write(&path.join(name), bytes)?;
@@ -57,8 +68,7 @@ impl RunDirectory {
     }
 
     /// The directory, absolute.
-    #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -100,29 +110,36 @@ pub(super) fn state_key(environment: &Environment) -> String {
     )
 }
 
-fn take(directory: &Path) -> anyhow::Result<Flock<File>> {
+/// Takes the run's lock. It is tried again and again, and not waited for in the kernel: nothing would hear a Ctrl-C meanwhile.
+async fn take(directory: &Path, signals: &mut StopSignals) -> anyhow::Result<Flock<File>> {
     let path = directory.join(LOCK);
-    let open = || {
-        std::fs::OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(&path)
-            .with_context(|| format!("cannot open {}", path.display()))
-    };
-    match Flock::lock(open()?, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((file, Errno::EWOULDBLOCK)) => {
+    let mut file = std::fs::OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    let mut waits = false;
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, Errno::EWOULDBLOCK)) => file,
+            Err((_, errno)) => {
+                return Err(std::io::Error::from(errno))
+                    .with_context(|| format!("cannot lock {}", path.display()));
+            }
+        };
+        if !waits {
             output::note(format!(
                 "an earlier run is still at work in {}: waiting for its end",
                 directory.display()
             ));
-            Flock::lock(file, FlockArg::LockExclusive)
-                .map_err(|(_, errno)| std::io::Error::from(errno))
-                .with_context(|| format!("cannot lock {}", path.display()))
+            waits = true;
         }
-        Err((_, errno)) => Err(std::io::Error::from(errno))
-            .with_context(|| format!("cannot lock {}", path.display())),
+        tokio::select! {
+            () = signals.asked() => return Err(Interrupted.into()),
+            () = sleep(AGAIN) => {}
+        }
     }
 }
 
@@ -175,19 +192,26 @@ mod tests {
         serde_json::from_slice(&bytes).unwrap()
     }
 
-    #[test]
-    fn what_another_run_left_is_gone_and_what_was_downloaded_stays() {
+    async fn prepare(workspace: &Workspace) -> RunDirectory {
+        let mut signals = StopSignals::listen().unwrap();
+        let variables = for_destroy(workspace).unwrap();
+        RunDirectory::prepare(workspace, &variables, &mut signals)
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_another_run_left_is_gone_and_what_was_downloaded_stays() {
         let top = tempfile::tempdir().unwrap();
         let workspace = workspace(top.path(), "");
-        let variables = for_destroy(&workspace).unwrap();
-        let first = RunDirectory::prepare(&workspace, &variables).unwrap();
+        let first = prepare(&workspace).await;
         let path = first.path().to_owned();
         drop(first);
         std::fs::create_dir(path.join(".terraform")).unwrap();
         for stale in ["old.tf", "mine.auto.tfvars", "apply.log"] {
             std::fs::write(path.join(stale), "x").unwrap();
         }
-        let again = RunDirectory::prepare(&workspace, &variables).unwrap();
+        let again = prepare(&workspace).await;
         assert!(path.join(".terraform").is_dir());
         for stale in ["old.tf", "mine.auto.tfvars", "apply.log"] {
             assert!(!path.join(stale).exists(), "{stale}");
@@ -201,23 +225,40 @@ mod tests {
         assert_eq!(settings(&again, VARIABLES)["environment"], json!("dev"));
     }
 
-    #[test]
-    fn an_endpoint_is_told_to_the_state_and_to_the_provider() {
+    #[tokio::test]
+    async fn an_endpoint_is_told_to_the_state_and_to_the_provider() {
         let top = tempfile::tempdir().unwrap();
         let workspace = workspace(top.path(), "aws_endpoint_url = \"http://127.0.0.1:9191/\"");
-        let run = RunDirectory::prepare(&workspace, &for_destroy(&workspace).unwrap()).unwrap();
+        let run = prepare(&workspace).await;
         let url = json!("http://127.0.0.1:9191");
         assert_eq!(settings(&run, BACKEND)["endpoints"]["s3"], url);
         assert_eq!(settings(&run, VARIABLES)["aws_endpoint_url"], url);
     }
 
-    #[test]
-    fn one_run_at_a_time() {
+    #[tokio::test]
+    async fn one_run_at_a_time() {
         let top = tempfile::tempdir().unwrap();
         let workspace = workspace(top.path(), "");
-        let run = RunDirectory::prepare(&workspace, &for_destroy(&workspace).unwrap()).unwrap();
+        let run = prepare(&workspace).await;
         let file = File::open(run.path().join(LOCK)).unwrap();
         let refused = Flock::lock(file, FlockArg::LockExclusiveNonblock).unwrap_err();
         assert_eq!(refused.1, Errno::EWOULDBLOCK);
+    }
+
+    /// Nextest gives each test a process of its own: the signal reaches nobody else.
+    #[tokio::test]
+    async fn a_wait_for_an_earlier_run_ends_with_a_signal() {
+        let top = tempfile::tempdir().unwrap();
+        let workspace = workspace(top.path(), "");
+        let _held = prepare(&workspace).await;
+        let mut signals = StopSignals::listen().unwrap();
+        let variables = for_destroy(&workspace).unwrap();
+        let waiting = RunDirectory::prepare(&workspace, &variables, &mut signals);
+        let asking = async {
+            sleep(AGAIN * 2).await;
+            nix::sys::signal::raise(nix::sys::signal::Signal::SIGINT).unwrap();
+        };
+        let (waited, ()) = tokio::join!(waiting, asking);
+        assert!(waited.unwrap_err().is::<Interrupted>());
     }
 }

@@ -16,7 +16,6 @@ mod progress;
 mod session;
 mod variables;
 
-pub use directory::RunDirectory;
 pub use embedded::EMBEDDED;
 pub use lock::{HeldLock, read_held_lock};
 pub use plan::{Change, ChangeKind, Plan, PlanError};

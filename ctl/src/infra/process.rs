@@ -45,7 +45,8 @@ fn logs(directory: &Path, name: &str) -> (PathBuf, PathBuf) {
     (file(".log"), file(".err.log"))
 }
 
-/// Runs it to its end, giving each line of its standard output to `line` as it comes.
+/// Runs it to its end, giving each line of its standard output to `line` as it comes. Who was asked to stop before that starts
+/// nothing: [`Interrupted`].
 pub(super) async fn follow(
     mut command: Command,
     directory: &Path,
@@ -54,6 +55,9 @@ pub(super) async fn follow(
     signals: &mut StopSignals,
     mut line: impl FnMut(&str),
 ) -> anyhow::Result<Ended> {
+    if signals.came().await {
+        return Err(Interrupted.into());
+    }
     let (out, err) = logs(directory, name);
     let mut child = command
         .process_group(0)
@@ -214,5 +218,20 @@ mod tests {
             (Some(3), "wrong")
         );
         assert!(!ended.interrupted);
+    }
+    /// Nextest gives each test a process of its own: the signal reaches nobody else.
+    #[tokio::test]
+    async fn who_was_asked_to_stop_before_starts_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let mark = directory.path().join("started");
+        let lock = fresh(&directory.path().join("lock")).unwrap();
+        let mut signals = StopSignals::listen().unwrap();
+        nix::sys::signal::raise(Signal::SIGINT).unwrap();
+        let mut command = Command::new("touch");
+        command.arg(&mark);
+        let ended = follow(command, directory.path(), "x", lock, &mut signals, |_| {}).await;
+        let error = ended.unwrap_err();
+        assert!(error.is::<Interrupted>(), "{error:#}");
+        assert!(!mark.exists());
     }
 }

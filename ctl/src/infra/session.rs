@@ -98,23 +98,25 @@ impl Outputs {
 // === impl Session ===
 
 impl Session {
-    /// Lays the run directory out and initialises the engine with the remote state.
+    /// Lays the run directory out and initialises the engine with the remote state. `signals` were listened for before anything
+    /// was begun: whatever came since counts.
     ///
     /// # Errors
     /// As [`RunDirectory::prepare`]; an init that fails; [`Interrupted`].
-    pub async fn open(
+    pub(crate) async fn open(
         workspace: &Workspace,
         engine: Engine,
         variables: &Variables,
+        mut signals: StopSignals,
     ) -> anyhow::Result<Self> {
         let environment = &workspace.environment;
         let mut session = Self {
-            run: RunDirectory::prepare(workspace, variables)?,
+            run: RunDirectory::prepare(workspace, variables, &mut signals).await?,
             engine,
             environment: environment.name.to_string(),
             region: environment.region.to_string(),
             profile: environment.profile.as_ref().map(ToString::to_string),
-            signals: StopSignals::listen()?,
+            signals,
         };
         let backend = format!("-backend-config={BACKEND}");
         let ended = session
@@ -217,6 +219,11 @@ impl Session {
         self.judge(&ended, "release the lock", Vec::new())
     }
 
+    /// Ends it; the signals go on to whoever works next.
+    pub(crate) fn into_signals(self) -> StopSignals {
+        self.signals
+    }
+
     /// Waits until the operator wants to stop.
     pub async fn asked_to_stop(&mut self) {
         self.signals.asked().await;
@@ -247,7 +254,7 @@ impl Session {
             command.env("AWS_PROFILE", profile);
         }
         let lock = self.run.lock().context("cannot pass the run's lock on")?;
-        follow(
+        let ended = follow(
             command,
             self.run.path(),
             name,
@@ -255,8 +262,14 @@ impl Session {
             &mut self.signals,
             line,
         )
-        .await
-        .with_context(|| format!("{} failed to {name}", self.engine.program.display()))
+        .await;
+        match ended {
+            // No failure of the engine's.
+            Err(error) if error.is::<Interrupted>() => Err(error),
+            ended => {
+                ended.with_context(|| format!("{} failed to {name}", self.engine.program.display()))
+            }
+        }
     }
 
     fn judge(

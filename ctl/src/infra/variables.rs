@@ -10,7 +10,7 @@ use crate::context::Workspace;
 use crate::env::{Cidr, Environment, GroupSize};
 use crate::exit::mistake;
 
-/// What stands for the public key where everything is about to be destroyed, and nothing is made with it.
+/// What stands for the image and the public key where everything is about to be destroyed, and nothing is made with it.
 const NO_IMAGE: &str = "ami-00000000000000000";
 const NO_KEY: &str = "ssh-none";
 
@@ -32,6 +32,7 @@ pub struct Variables {
     dns_zone_name: String,
     coreos_image: String,
     ssh_public_key: String,
+    destroying: bool,
     groups: BTreeMap<String, GroupVariables>,
 }
 
@@ -64,15 +65,17 @@ pub fn variables(
     assemble(workspace, ssh_public.to_owned(), text)
 }
 
-/// The variables for a destroy: what a machine boots with does not matter, and the keyring and the image may be gone.
+/// The variables for a destroy: what a machine boots with does not matter, and the keyring, the image, the KMS key and the DNS
+/// zone may be gone.
 ///
 /// # Errors
 /// A [`crate::exit::Mistake`] where the environment is not on AWS.
 pub fn for_destroy(workspace: &Workspace) -> anyhow::Result<Variables> {
     let variables = assemble(workspace, NO_KEY.to_owned(), |_| Ok(String::new()))?;
-    // By its name it would be looked up, and it may have been withdrawn.
+    // Nothing is looked up then.
     Ok(Variables {
         coreos_image: NO_IMAGE.to_owned(),
+        destroying: true,
         ..variables
     })
 }
@@ -120,6 +123,7 @@ fn assemble(
         dns_zone_name: environment.dns_zone.to_string(),
         coreos_image: image.to_string(),
         ssh_public_key,
+        destroying: false,
         groups,
     })
 }

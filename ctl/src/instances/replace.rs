@@ -158,6 +158,7 @@ mod tests {
             metadata_expires: None,
             rollout: shared::documents::RolloutReport::default(),
             backup: None,
+            rewrite: None,
             written_at: now(),
         };
         let report = NodeReport {

@@ -20,6 +20,11 @@ enum Source {
 
 /// A binary's name, where its list comes from, and the list: one flag a line, `deprecated` behind some.
 const LISTS: &[(&str, Source, &str)] = &[
+    (
+        "cloud-controller-manager",
+        Source::Knowledge,
+        include_str!("flags/cloud-controller-manager.txt"),
+    ),
     ("etcd", Source::Binary, include_str!("flags/etcd.txt")),
     (
         "kube-apiserver",
@@ -62,14 +67,15 @@ pub(crate) struct Flag {
     short: bool,
 }
 
-/// Checks every container of a pod whose command is a binary with a known list.
+/// Checks every container of a pod whose command is a binary with a known list; one without a command is taken to run the
+/// binary of its image's name.
 pub(crate) fn check(pod: &Value) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (path, container) in containers(pod) {
         let binary = container
             .pointer("/command/0")
             .and_then(Value::as_str)
-            .unwrap_or_default();
+            .unwrap_or_else(|| image_name(container));
         let binary = binary.rsplit('/').next().unwrap_or_default();
         let Some((_, source, list)) = LISTS.iter().find(|(name, _, _)| *name == binary) else {
             continue;
@@ -80,6 +86,18 @@ pub(crate) fn check(pod: &Value) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// An image's name without its tag or digest.
+fn image_name(container: &Value) -> &str {
+    let image = container.get("image").and_then(Value::as_str);
+    let image = image
+        .unwrap_or_default()
+        .split('@')
+        .next()
+        .unwrap_or_default();
+    let last = image.rsplit('/').next().unwrap_or_default();
+    last.split(':').next().unwrap_or_default()
 }
 
 /// The containers that have a command line, with their paths.
@@ -309,5 +327,47 @@ mod tests {
                 "spec.initContainers[0].args[1]"
             ]
         );
+    }
+
+    #[test]
+    fn a_container_without_a_command_runs_what_its_image_is_named_after() {
+        let image = "registry:5000/provider-aws/cloud-controller-manager:v1.36.1@sha256:00";
+        let pod = json!({"spec": {"containers": [
+            {"image": image, "args": ["--cloud-provider=aws", "--configure-cloud-rotes=false"]},
+            {"image": "coredns/coredns:v1", "args": ["-conf", "/etc/coredns/Corefile"]},
+        ]}});
+        let found: Vec<_> = check(&pod);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].path.as_deref(), Some("spec.containers[0].args[1]"));
+        assert_eq!(
+            found[0].help.as_deref(),
+            Some("did you mean --configure-cloud-routes?")
+        );
+    }
+
+    /// The unit of agent/dist with what user data adds to it: kubelet exits at a flag that it does not know.
+    #[test]
+    fn kubelets_own_unit_uses_flags_that_it_has() {
+        let unit = crate::userdata::DIST
+            .iter()
+            .find(|(name, _)| *name == "systemd/kubelet.service");
+        let unit = unit.expect("the unit").1.replace("\\\n", " ");
+        let line = unit
+            .lines()
+            .find_map(|line| line.strip_prefix("ExecStart="));
+        let user_data = include_str!("../../../cloudinit/user-data.j2");
+        let credentials = user_data.lines().filter_map(|line| {
+            let (_, value) = line.split_once("KUBELET_CREDENTIALS=")?;
+            Some(value.trim_end_matches('"'))
+        });
+        let words: Vec<&str> = credentials
+            .chain(line)
+            .flat_map(str::split_whitespace)
+            .filter(|word| word.starts_with('-'))
+            .collect();
+        assert_eq!(words.len(), 3 + 5, "{words:?}");
+        let command: Vec<&str> = ["kubelet"].into_iter().chain(words).collect();
+        assert_eq!(found(&command), []);
+        assert_eq!(found(&["kubelet", "--provider-idd=x"]).len(), 1);
     }
 }

@@ -4,6 +4,7 @@
 //! write. What only a person can mend is added here: `scan` and `scalars` look at the text as it was written, `flags`
 //! at command lines, `fields` at configuration files, `objects` at the addons, `secret_paths` at what pods mount.
 
+mod etcd_config;
 mod fields;
 mod flags;
 mod objects;
@@ -128,12 +129,20 @@ pub fn lint(input: &RenderInput, now: Timestamp) -> Vec<Finding> {
         }
         findings.append(&mut document.findings);
     }
-    let files = texts.files.iter().map(|((_, name), text)| (name, text));
-    for (name, text) in files.chain(&texts.host) {
+    let files = texts.files.iter().map(|((dir, name), text)| {
+        let place = format!("secrets/{dir}/{name}");
+        (Some(place), name, text)
+    });
+    let host = texts.host.iter().map(|(name, text)| (None, name, text));
+    for (place, name, text) in files.chain(host) {
         if is_yaml(name) {
             let mut document = Document::new(&text.file, 0, &text.text);
             if let Some(value) = document.read(&text.text) {
                 document.add(fields::check(&value));
+                let base = texts.node.etcd.as_ref().map(|etcd| etcd.base.as_str());
+                if place.is_some_and(|place| Some(place.as_str()) == base) {
+                    document.add(etcd_config::check(&value));
+                }
             }
             findings.append(&mut document.findings);
         }

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use shared::check::yaml::join_key;
 
-use super::{Document, Finding, Severity};
+use super::{Document, Finding, Severity, flags};
 use crate::render::{ADDONS_POD, Text, Texts, documents};
 use kinds::Kind;
-use rights::Rights;
+use rights::{Rights, Roles};
 
 /// The one namespace of addons: kubectl applies a set in the namespace that it is told, and lists every kind of the set
 /// in each namespace that the set ever had.
@@ -41,15 +41,33 @@ pub(super) fn check(texts: &Texts) -> Vec<Finding> {
         }
         findings.append(&mut document.findings);
     }
+    let roles = roles_of(texts);
     for text in texts.addons.values() {
-        findings.extend(check_file(text, rights.as_ref(), &mut seen));
+        let rights = rights.as_ref().map(|rights| (rights, &roles));
+        findings.extend(check_file(text, rights, &mut seen));
     }
     findings
 }
 
+/// The roles that the addons bring themselves.
+fn roles_of(texts: &Texts) -> Roles {
+    let parts = texts.addons.values().flat_map(|t| documents(&t.text));
+    let objects =
+        parts.filter_map(|part| shared::check::yaml::parse_document(part.text.as_bytes()).ok());
+    objects
+        .map(|o| {
+            (
+                text(&o, "/kind").to_owned(),
+                text(&o, "/metadata/name").to_owned(),
+            )
+        })
+        .filter(|(kind, _)| kind == "ClusterRole" || kind == "Role")
+        .collect()
+}
+
 fn check_file(
     text: &Text,
-    rights: Option<&Rights>,
+    rights: Option<(&Rights, &Roles)>,
     seen: &mut BTreeMap<Identity, String>,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -65,9 +83,14 @@ fn check_file(
         if let Some(object) = document.read(part.text) {
             let (kind, found) = check_object(&object, "");
             document.add(found);
+            let template = object.pointer("/spec/template").map(flags::check);
+            document.add(template.into_iter().flatten().map(below_template).collect());
             if let Some(kind) = kind {
                 document.add(check_place(&object, kind));
-                document.add(rights.and_then(|r| r.refusal(kind)).into_iter().collect());
+                if let Some((rights, roles)) = rights {
+                    document.add(rights.refusal(kind).into_iter().collect());
+                    document.add(rights.overreach(&object, roles));
+                }
             }
             let identity = identity(&object);
             let place = format!("{}:{}", text.file, document.line_of_name());
@@ -81,6 +104,14 @@ fn check_file(
         findings.append(&mut document.findings);
     }
     findings
+}
+
+/// A finding in a workload's pod, by its place in the workload.
+fn below_template(finding: Finding) -> Finding {
+    Finding {
+        path: finding.path.map(|path| join_key("spec.template", &path)),
+        ..finding
+    }
 }
 
 fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {

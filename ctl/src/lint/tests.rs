@@ -323,6 +323,7 @@ fn the_embedded_manifests_are_clean() {
         let values = json!({
             "environment": "dev", "kubernetes_version": "1.36.3",
             "service_cidr": "10.96.0.0/12", "pod_cidr": "10.244.0.0/16", "aws_region": "eu-west-1", "secure_asg_min": 3,
+            "cluster_authority": "0123",
         });
         let input = RenderInput {
             group: group.to_owned(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use shared::documents::{AuthorityName, Pki, Rotating};
+use shared::documents::{AtRest, AuthorityName, Pki, Rotating};
 
 use super::{
     Names, PkiError, issue, new_authority, new_bootstrap_token, new_encryption_key, new_key_pair,
@@ -30,6 +30,7 @@ pub fn complete(
                 leaves: BTreeMap::new(),
                 service_accounts: Rotating::new(new_key_pair()?),
                 encryption: Rotating::new(new_encryption_key()),
+                at_rest: AtRest::default(),
                 bootstrap: Rotating::new(new_bootstrap_token()),
                 ssh: new_ssh_key(&format!("platform-{}", names.environment))?,
                 rotations: BTreeMap::new(),

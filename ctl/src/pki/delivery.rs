@@ -94,7 +94,7 @@ impl<'a> Maker<'a> {
             "service-account.key",
             bytes_of(accounts.current.key.expose()),
         );
-        self.put(pod, "encryption.yaml", encryption(&self.pki.encryption));
+        self.put(pod, "encryption.yaml", encryption(self.pki));
         Ok(())
     }
 

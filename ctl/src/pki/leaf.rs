@@ -8,12 +8,12 @@ use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, SanType,
 };
-use shared::documents::{Authority, AuthorityName, Certified};
+use shared::documents::{Authority, AuthorityName, Certified, Pki};
 use shared::secret::SecretText;
 
 use super::authority::{issuer, serial, set_validity};
 use super::names::Names;
-use super::{BACKDATE, LEAF_LIFE, PkiError, inspect, making};
+use super::{BACKDATE, LEAF_LIFE, PkiError, REWRITER_LIFE, inspect, making};
 
 /// What a certificate may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +95,18 @@ pub fn specs(names: &Names) -> Vec<LeafSpec> {
         // --requestheader-allowed-names has this name.
         client("front-proxy-client", FrontProxy, "front-proxy-client"),
     ]
+}
+
+/// The certificate with which agents have what is stored rewritten: made for each order, and for as long as that may take.
+///
+/// # Errors
+/// A keyring that was not completed or is damaged.
+pub fn issue_rewriter(pki: &Pki, now: Timestamp) -> Result<Certified, PkiError> {
+    let name = AuthorityName::Cluster;
+    let authority = pki.authorities.get(&name);
+    let authority = authority.ok_or_else(|| PkiError::Missing(format!("{name} authority")))?;
+    let spec = client("encryption-rewriter", name, "platform:encryption");
+    issue_for(&spec, authority.issuer(), now, REWRITER_LIFE)
 }
 
 /// Issues a certificate with a fresh key.

@@ -24,7 +24,7 @@ pub use authority::{new_authority, next_generation};
 pub use complete::complete;
 pub use delivery::{Delivery, deliver};
 pub use inspect::{CertificateFacts, Stale, inspect, stale};
-pub use leaf::{LeafSpec, Usage, issue, issue_for, specs};
+pub use leaf::{LeafSpec, Usage, issue, issue_for, issue_rewriter, specs};
 pub use material::{new_bootstrap_token, new_encryption_key, new_key_pair};
 pub use names::{API_PORT, Names};
 pub use ssh::new_ssh_key;
@@ -33,6 +33,8 @@ pub use ssh::new_ssh_key;
 pub const AUTHORITY_LIFE: SignedDuration = SignedDuration::from_hours(24 * 3650);
 /// How long a leaf is valid, at most: none outlives its authority.
 pub const LEAF_LIFE: SignedDuration = SignedDuration::from_hours(24 * 365);
+/// How long the certificate is valid with which what is stored is rewritten.
+pub const REWRITER_LIFE: SignedDuration = SignedDuration::from_hours(24 * 7);
 /// How far a certificate's beginning lies in the past, for nodes whose clocks are behind the operator's.
 const BACKDATE: SignedDuration = SignedDuration::from_hours(1);
 

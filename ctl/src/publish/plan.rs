@@ -16,13 +16,14 @@ use super::{
     Choices, Publication, Published, after_burned, following, good, read_published, relist,
     relist_artifacts, renew_if_due, seal_release, targets_of,
 };
-use crate::artifact::{ArtifactEntry, ArtifactList, FILE, ensure, join};
+use crate::artifact::{AGENT, ArtifactEntry, ArtifactList, FILE, ensure, join, upload_agent};
 use crate::context::Context;
 use crate::exit::mistake;
 use crate::gc::CollectionWatch;
 use crate::keyring::{self, Keyring};
 use crate::lint::Finding;
 use crate::release::{Content, prepare};
+use crate::skew::KubeVersion;
 
 /// A publish of several groups that was checked and not begun.
 #[derive(Debug)]
@@ -165,6 +166,7 @@ impl Planned {
             ..planned
         };
         if !planned.is_unchanged() {
+            planned.check_etcd(context).await?;
             planned.check_artifacts(context.workspace.environment.on_aws())?;
             planned.check_not_empty(replaced.is_some())?;
             // The packed length is known only by packing.
@@ -191,13 +193,34 @@ impl Planned {
         other_kubelet(&current.custom.artifacts, &brings)
     }
 
-    fn is_unchanged(&self) -> bool {
+    /// The version of the API server that it brings, where it brings one.
+    #[must_use]
+    pub fn api_server(&self) -> Option<KubeVersion> {
+        KubeVersion::of_api_server(self.content.manifests())
+    }
+
+    pub(crate) fn is_unchanged(&self) -> bool {
         let current = self.published.current();
         current.is_some_and(|c| {
             !self.step_is_due
                 && c.custom.content == self.digest
                 && c.custom.agent.as_ref() == self.content.agent()
         })
+    }
+
+    /// Holds the etcd that it brings against the one that runs. Where the current release cannot be opened, nodes still do.
+    async fn check_etcd(&self, context: &Context) -> anyhow::Result<()> {
+        let (Some(next), Some(current)) = (self.content.etcd(), self.published.current()) else {
+            return Ok(());
+        };
+        let Ok(current) = crate::diff::published_release(context, current).await else {
+            return Ok(());
+        };
+        let running = current.index().etcd.as_ref();
+        match crate::rollback::etcd_behind(Some(next), running) {
+            Some(why) => Err(mistake(format!("group {}: {why}", self.group))),
+            None => Ok(()),
+        }
     }
 
     fn check_artifacts(&self, on_aws: bool) -> anyhow::Result<()> {
@@ -254,6 +277,10 @@ impl Planned {
                 )
             })?;
             ensure(context, std::slice::from_ref(&self.group), entry).await?;
+            // New machines may install the same, rather than begin with an update.
+            if entry.name == AGENT {
+                upload_agent(context, entry).await?;
+            }
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ mod order;
 mod sources;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -11,6 +12,7 @@ use shared::backup::RESTORE_IDENTITY_FILE;
 use shared::bundle::{
     Artifact, EtcdSection, FileEntry, Index, Mode, Origin, Release, Restart, RolloutPolicy, Waiver,
 };
+use shared::check::manifest::check_manifest;
 use shared::check::secret_dir::SecretFile;
 use shared::documents::{GroupKeys, KeyringContent};
 use shared::etcd::{Generation, base_problems};
@@ -22,7 +24,9 @@ use shared::trust::AgentTarget;
 use crate::artifact::{self, ArtifactList};
 use crate::context::Workspace;
 use crate::lint::{Finding, Severity, lint};
-use crate::render::{RenderErrors, RenderFailure, RenderInput, Rendered, render, rollout_problems};
+use crate::render::{
+    RenderErrors, RenderFailure, RenderInput, Rendered, render, rollout_problems, timing_problems,
+};
 
 pub use order::write_order;
 pub use sources::{Sources, gather};
@@ -155,8 +159,20 @@ pub fn prepare(
         if !problems.is_empty() {
             return Err(mistaken(RenderErrors(problems)));
         }
+        let policy = match quorum(workspace, group) {
+            Some((most, members)) => policy.with_share_of(most, members),
+            None => policy,
+        };
         // The members of a generation form it together, and what ran before has stopped: nobody waits for a turn.
         content.rollout = (!restores).then_some(policy);
+    }
+    findings.extend(rollout_findings(workspace, group, &rendered));
+    if findings.iter().any(|f| f.severity == Severity::Error) {
+        let failed = LintFailed {
+            group: group.clone(),
+            findings,
+        };
+        return Err(crate::exit::mistake(failed.to_string()));
     }
     let generation = keyring.map(|k| k.etcd_generation).unwrap_or_default();
     content.etcd = etcd_section(workspace, group, &rendered, generation)?;
@@ -178,6 +194,54 @@ pub fn prepare(
     // Any number does to see whether the limits are kept.
     content.number(ReleaseNumber::from(std::num::NonZeroU64::MIN))?;
     Ok((content, findings))
+}
+
+/// What of a group's rollout would put machines at risk. Nodes of the embedded default only play machines, where no pod has to
+/// end or to start: there it is a warning.
+#[must_use]
+pub fn rollout_findings(
+    workspace: &Workspace,
+    group: &GroupName,
+    rendered: &Rendered,
+) -> Vec<Finding> {
+    let severity = match workspace.environment.on_aws() {
+        true => Severity::Error,
+        false => Severity::Warning,
+    };
+    let finding = |failure: RenderFailure| Finding {
+        severity,
+        file: failure.file,
+        line: failure.line,
+        path: failure.path,
+        message: failure.message,
+        help: failure.help,
+    };
+    let unsafe_rollout = unsafe_rollout(group, rendered).into_iter();
+    unsafe_rollout.map(finding).collect()
+}
+
+fn unsafe_rollout(group: &GroupName, rendered: &Rendered) -> Vec<RenderFailure> {
+    let file = format!("{group}/rollout.yaml");
+    let Some(policy) = &rendered.rollout else {
+        let needed = group.as_str() == crate::env::SECURE;
+        let what = "is missing or empty: without a policy every node would adopt a release at the same time, and the API \
+                    servers and etcd would restart together";
+        return Vec::from_iter(needed.then(|| RenderFailure {
+            file,
+            line: None,
+            path: None,
+            message: what.to_owned(),
+            help: Some("`platformctl init` writes one out".to_owned()),
+        }));
+    };
+    let pods = rendered.manifests.iter();
+    let grace = pods.filter_map(|(name, bytes)| check_manifest(name, bytes).ok());
+    let longest = grace.map(|pod| pod.termination_grace_seconds).max();
+    timing_problems(
+        &file,
+        policy,
+        Duration::from_secs(longest.unwrap_or_default()),
+    )
 }
 
 /// How many of how many etcd members may be away at once, in the group that runs them. A group of one has to bear it.
@@ -228,6 +292,37 @@ fn etcd_section(
             ));
         }
     }
+    let version = workspace.environment.versions.etcd.to_string();
+    let of_etcd = rule.hold_back.iter().filter_map(|path| {
+        let tags = crate::rollback::etcd_tags(files.get(path.as_str())?);
+        (!tags.is_empty()).then_some((path, tags))
+    });
+    let of_etcd: Vec<_> = of_etcd.collect();
+    if of_etcd.len() != 1 {
+        let what = format!(
+            "{} of these manifests run etcd: it must be one",
+            of_etcd.len()
+        );
+        problems.push(failure("etcd.hold_back", what));
+    }
+    // What nodes are told must be what they run: by it they know whether their data goes back.
+    for (path, tags) in &of_etcd {
+        for tag in tags.iter().filter(|tag| **tag != version) {
+            problems.push(RenderFailure {
+                file: path.to_string(),
+                ..failure(
+                    "",
+                    format!(
+                        "it runs etcd {tag}, and etcd_version is {version}: they must be the same"
+                    ),
+                )
+            });
+        }
+    }
+    // Agents take the first for etcd's own.
+    let own = of_etcd.first().map(|(path, _)| *path);
+    let mut hold_back = rule.hold_back.clone();
+    hold_back.sort_by_key(|path| Some(path) != own);
     let size = workspace.environment.groups.get(group.as_str());
     if size.is_none() {
         problems.push(failure("etcd", format!("group {group} has no size")));
@@ -236,9 +331,9 @@ fn etcd_section(
         (true, Some(size)) => Ok(Some(EtcdSection {
             generation,
             voters: size.min.max(1),
-            version: workspace.environment.versions.etcd.to_string(),
+            version,
             base: rule.base.clone(),
-            hold_back: rule.hold_back.clone(),
+            hold_back,
             gone_after: rule.gone_after,
         })),
         _ => Err(mistaken(RenderErrors(problems))),
@@ -293,6 +388,11 @@ impl Content {
         }
         content.entries.sort_by_cached_key(|e| write_order(&e.path));
         Ok(content)
+    }
+
+    /// What it says about etcd.
+    pub(crate) fn etcd(&self) -> Option<&EtcdSection> {
+        self.etcd.as_ref()
     }
 
     /// Sets which cluster of etcd it is for, where it says so: that of now, whatever the time of its files.
@@ -412,11 +512,31 @@ impl Content {
         self.rollout.as_ref()
     }
 
+    /// Gives a rollback of a release without a policy the one of the release that it replaces: nodes would adopt it all at
+    /// once.
+    pub(crate) fn set_rollout_if_none(&mut self, policy: Option<&RolloutPolicy>) {
+        let waived = |policy: &RolloutPolicy| RolloutPolicy {
+            waiver: None,
+            ..policy.clone()
+        };
+        if self.rollout.is_none() {
+            self.rollout = policy.map(waived);
+        }
+    }
+
     /// Lets the probes only warn. Without a policy there is nothing to waive.
     pub fn waive(&mut self, waiver: Waiver) {
         if let Some(policy) = &mut self.rollout {
             policy.waiver = Some(waiver);
         }
+    }
+
+    /// The bytes of its manifests.
+    pub(crate) fn manifests(&self) -> impl Iterator<Item = &[u8]> {
+        let manifests = self.bytes.iter();
+        manifests
+            .filter(|(path, _)| path.as_str().starts_with("manifests/"))
+            .map(|(_, bytes)| bytes.expose())
     }
 
     /// Whether the group would run nothing.

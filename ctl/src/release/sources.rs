@@ -6,13 +6,16 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use serde_json::Value;
 use shared::check::secret_dir::{SECRETS_ROOT, SecretFile};
-use shared::documents::{KeyringContent, OwnFile, Pki};
+use shared::digest::Sha256Digest;
+use shared::documents::{AuthorityName, KeyringContent, OwnFile, Pki};
 use shared::names::GroupName;
 
 use crate::context::Workspace;
 use crate::exit::mistake;
 use crate::pki::{Delivery, Names, complete, deliver};
-use crate::render::{RenderInput, Secrets, TemplateSet, read_secrets, render_texts};
+use crate::render::{
+    RenderInput, Secrets, TemplateSet, UNKNOWN_DIGEST, read_secrets, render_texts,
+};
 
 /// All that a group's release is made of, before it is rendered and checked.
 #[derive(Debug, Clone)]
@@ -47,7 +50,12 @@ pub fn gather(
             .context("the keyring has no PKI yet; the next publish makes it")?,
         None => stand_in(&names, now)?,
     };
-    let values = workspace.environment.template_values();
+    let mut values = workspace.environment.template_values();
+    let authority = match keyring {
+        Some(_) => cluster_authority(&pki)?,
+        None => UNKNOWN_DIGEST.to_owned(),
+    };
+    values.insert("cluster_authority".to_owned(), Value::from(authority));
     let mut input = RenderInput {
         group: group.to_string(),
         templates: TemplateSet::for_working_dir(&workspace.directory)?,
@@ -78,6 +86,15 @@ fn stand_in(names: &Names, now: Timestamp) -> anyhow::Result<Pki> {
     let mut pki = None;
     complete(&mut pki, names, now)?;
     pki.context("a PKI was made")
+}
+
+/// The digest of the certificate that the API server's is issued by. A pod of the cluster is given whom to trust while it
+/// runs and many read it only at start. It changes when a successor is promoted: by then all that is trusted has been with
+/// every API server since the step before, so a pod that is started anew finds both.
+fn cluster_authority(pki: &Pki) -> anyhow::Result<String> {
+    let authority = pki.authorities.get(&AuthorityName::Cluster);
+    let authority = authority.context("the keyring has no authority of the cluster")?;
+    Ok(Sha256Digest::of(authority.current.certificate.as_bytes()).to_string())
 }
 
 /// The pods whose secret directories the templates name: what nobody mounts goes to no node. Where a template does not

@@ -28,7 +28,7 @@ pub use embedded::EMBEDDED;
 pub(crate) use engine::is_yaml;
 pub use engine::{Text, Texts, render, render_texts, secret_dirs};
 pub use node_file::{ArtifactPlace, EtcdRule, NodeFile, RESTARTABLE_UNITS, RestartRule};
-pub use rollout_file::{parse_rollout, rollout_problems};
+pub use rollout_file::{parse_rollout, rollout_problems, timing_problems};
 pub use secrets::{MAX_SECRET_FILE_BYTES, Secrets, SecretsError, read_secrets};
 pub use templates::{GroupTemplates, TemplateSet, TemplatesError};
 

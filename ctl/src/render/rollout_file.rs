@@ -1,7 +1,9 @@
 //! `GROUP/rollout.yaml`: how a group's releases are rolled out.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
-use shared::bundle::{MaxUnavailable, Probe, ProbeCheck, RolloutPolicy, TimeSpan};
+use shared::bundle::{MachineTimes, MaxUnavailable, Probe, ProbeCheck, RolloutPolicy, TimeSpan};
 use shared::check::yaml::{YamlProblem, parse_document};
 use shared::names::EntryPath;
 
@@ -14,8 +16,13 @@ const DEADLINE: TimeSpan = TimeSpan::from_secs(15 * 60);
 const SETTLE: TimeSpan = TimeSpan::from_secs(30);
 /// Period and timeout of a probe where the file says none.
 const PERIOD: TimeSpan = TimeSpan::from_secs(5);
-/// Failures in a row where the file says none: two minutes, more than an API server takes to start.
-const FAILURES: u32 = 24;
+/// Failures in a row where the file says none: six minutes. An API server has a minute to end in, takes 41 seconds to be ready
+/// again, and its image may have to be pulled first.
+const FAILURES: u32 = 72;
+/// From the end of a static pod until its heir is ready, measured for an API server (41 s), and a bit.
+const START: Duration = Duration::from_secs(60);
+/// The pull of an image of 150 MB over 10 Mbit/s, and a bit.
+const PULL: Duration = Duration::from_secs(180);
 
 const KINDS: [&str; 4] = ["http", "tcp", "file", "kubelet"];
 
@@ -59,11 +66,10 @@ pub fn rollout_problems<'a>(
 ) -> Vec<RenderFailure> {
     let mut problems = policy.problems(|path| files.clone().any(|f| f == path));
     if let Some((most, members)) = most {
-        let wanted = match policy.max_unavailable {
-            MaxUnavailable::Nodes(n) => n,
-            share @ MaxUnavailable::Percent(_) => share.of(members),
-        };
-        if wanted > most {
+        // A share is published as a number that is small enough.
+        if let MaxUnavailable::Nodes(wanted) = policy.max_unavailable
+            && wanted > most
+        {
             problems.push((
                 "max_unavailable".to_owned(),
                 format!(
@@ -80,6 +86,29 @@ pub fn rollout_problems<'a>(
         help: None,
     };
     problems.into_iter().map(failure).collect()
+}
+
+/// What of a policy's times does not go together on machines whose pods have at most `longest_grace` to end in.
+#[must_use]
+pub fn timing_problems(
+    file: &str,
+    policy: &RolloutPolicy,
+    longest_grace: Duration,
+) -> Vec<RenderFailure> {
+    let machine = MachineTimes {
+        longest_grace,
+        start: START,
+        pull: PULL,
+    };
+    let failure = |(path, message)| RenderFailure {
+        file: file.to_owned(),
+        line: None,
+        path: Some(path),
+        message,
+        help: None,
+    };
+    let found = policy.timing_problems(&machine).into_iter();
+    found.map(failure).collect()
 }
 
 fn policy(reader: &mut Reader<'_>, value: &Value) -> Option<RolloutPolicy> {
@@ -304,5 +333,45 @@ probes:
         };
         assert_eq!(found(&two, &paths, Some((1, 3))), ["max_unavailable"]);
         assert!(found(&two, &paths, Some((2, 5))).is_empty());
+        let share = |share| RolloutPolicy {
+            max_unavailable: MaxUnavailable::Percent(share),
+            ..two.clone()
+        };
+        assert!(found(&share(100), &paths, Some((1, 3))).is_empty());
+        for (percent, most, members, number) in [(100, 1, 3, 1), (40, 2, 5, 2), (1, 2, 5, 1)] {
+            assert_eq!(
+                share(percent).with_share_of(most, members).max_unavailable,
+                MaxUnavailable::Nodes(number)
+            );
+        }
+    }
+
+    #[test]
+    fn a_good_release_has_the_time_to_become_healthy_and_a_bad_one_to_go_back() {
+        let found = |text: &str, grace| {
+            let policy = parse_rollout("f", text).unwrap().unwrap();
+            let found = timing_problems("f", &policy, Duration::from_secs(grace));
+            let paths: Vec<String> = found.into_iter().filter_map(|f| f.path).collect();
+            paths
+        };
+        let probe = |more: &str| format!("probes:\n  - {{name: a, kubelet: {{}}{more}}}\n");
+        assert!(
+            found(&probe(""), 60).is_empty(),
+            "the defaults, and an API server's grace period"
+        );
+        for shipped in [
+            include_str!("../../../manifests/secure/rollout.yaml"),
+            include_str!("../../../manifests/compute/rollout.yaml"),
+        ] {
+            assert!(found(shipped, 60).is_empty());
+        }
+        let threshold = ["probes[0].failure_threshold"];
+        assert_eq!(found(&probe(", failure_threshold: 24"), 60), threshold);
+        assert_eq!(found(&probe(", failure_threshold: 91"), 60), threshold);
+        assert_eq!(found("deadline: 7m\n", 60), ["deadline"]);
+        assert_eq!(
+            found(&probe(", success_threshold: 60"), 60),
+            ["probes[0].success_threshold"]
+        );
     }
 }

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
+use shared::backup::{RESTORE_FILE, RESTORE_IDENTITY_FILE};
 use shared::bundle::{FileEntry, Origin, Release};
 use shared::check::secret_dir::{
     SECRETS_ROOT, SecretFile, digest_of, secret_dir_digest, secret_dir_path,
 };
 use shared::documents::KeyringContent;
 use shared::names::{EntryPath, GroupName, Place};
+use shared::rewrite::REWRITE_FILE;
 use shared::secret::SecretBytes;
 use shared::trust::AgentTarget;
 
@@ -89,7 +91,7 @@ pub fn compose(
         .index()
         .files
         .iter()
-        .filter(|f| f.origin == Origin::Keyring && !now.has(&f.path))
+        .filter(|f| f.origin == Origin::Keyring && !now.has(&f.path) && !is_order(&f.path))
         .map(|f| {
             format!(
                 "{} came from the keyring, which does not have it any more (`platformctl secrets put` stores a file of \
@@ -154,6 +156,15 @@ pub fn compose(
         files.extend(for_etcd.map(|(path, file)| (path, file, Origin::Keyring)));
     }
     Content::bring_back(then.index(), files, agent).map_err(|e| vec![format!("{e:#}")])
+}
+
+/// Whether the file is an order of its time to the agents, or what came with one: no pod reads it, and what the keyring
+/// orders now is what counts.
+fn is_order(path: &EntryPath) -> bool {
+    matches!(
+        path.as_str(),
+        REWRITE_FILE | RESTORE_FILE | RESTORE_IDENTITY_FILE
+    )
 }
 
 impl FromKeyring {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use serde_json::Value;
-use shared::bundle::Release;
+use shared::bundle::{EtcdSection, Release};
 use shared::check::yaml::parse_document;
 
 use super::compose::manifests;
@@ -31,6 +31,35 @@ impl fmt::Display for EtcdVersion {
 #[must_use]
 pub fn etcd_refusal(then: &Release, running: &Release) -> Option<String> {
     refusal(&versions(manifests(then)), &versions(manifests(running)))
+}
+
+/// Why a release may not be published after the one that is current, on account of etcd: its data goes forward only. None
+/// where it may, or begins another generation, which has no data of this one.
+#[must_use]
+pub(crate) fn etcd_behind(
+    next: Option<&EtcdSection>,
+    current: Option<&EtcdSection>,
+) -> Option<String> {
+    let (next, current) = (next?, current?);
+    let goes_back = shared::etcd::goes_back(&current.version, &next.version);
+    (next.generation == current.generation && goes_back).then(|| {
+        format!(
+            "it runs etcd {}, and the current release {}: etcd's data goes forward only, never to an older minor",
+            next.version, current.version
+        )
+    })
+}
+
+/// The tags of etcd's image in a manifest; none where it does not run etcd.
+#[must_use]
+pub(crate) fn etcd_tags(manifest: &[u8]) -> Vec<String> {
+    let Ok(pod) = parse_document(manifest) else {
+        return Vec::new();
+    };
+    let images = images_of(&pod).into_iter();
+    images
+        .filter_map(|image| Some(tag_of(&image)?.to_owned()))
+        .collect()
 }
 
 fn refusal(then: &BTreeSet<EtcdVersion>, running: &BTreeSet<EtcdVersion>) -> Option<String> {
@@ -66,13 +95,15 @@ fn images_of(pod: &Value) -> Vec<String> {
 }
 
 /// None where the image is not etcd's.
-fn version_of(image: &str) -> Option<EtcdVersion> {
+fn tag_of(image: &str) -> Option<&str> {
     let tagged = image.split('@').next().unwrap_or(image);
     let last = tagged.rsplit('/').next().unwrap_or(tagged);
     let (name, tag) = last.split_once(':').unwrap_or((last, ""));
-    if name != "etcd" {
-        return None;
-    }
+    (name == "etcd").then_some(tag)
+}
+
+fn version_of(image: &str) -> Option<EtcdVersion> {
+    let tag = tag_of(image)?;
     let mut parts = tag.trim_start_matches('v').split('.');
     let mut number = || parts.next().and_then(|part| part.parse().ok());
     Some(match (number(), number()) {
@@ -107,6 +138,25 @@ mod tests {
         let patch = "mirror:5000/x/etcd:v3.6.9";
         assert_eq!(refusal(&of(&[patch]), &of(&[new])), None);
         assert_eq!(refusal(&of(&[]), &of(&[new])), None);
+    }
+
+    #[test]
+    fn a_publish_never_goes_back_a_minor() {
+        let section = |version: &str, generation| EtcdSection {
+            generation: shared::etcd::Generation::new(generation).unwrap(),
+            voters: 3,
+            version: version.to_owned(),
+            base: "secrets/etcd/base.yaml".parse().unwrap(),
+            hold_back: Vec::new(),
+            gone_after: shared::bundle::TimeSpan::from_secs(660),
+        };
+        let behind = |next, current: EtcdSection| etcd_behind(Some(&next), Some(&current));
+        let (old, new) = ("3.5.24-0", "3.6.8-0");
+        assert!(behind(section(old, 1), section(new, 1)).is_some());
+        assert_eq!(behind(section(new, 1), section(old, 1)), None);
+        assert_eq!(behind(section("3.6.1-0", 1), section(new, 1)), None);
+        assert_eq!(behind(section(old, 2), section(new, 1)), None);
+        assert_eq!(etcd_behind(None, Some(&section(new, 1))), None);
     }
 
     #[test]

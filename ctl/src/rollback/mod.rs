@@ -25,6 +25,7 @@ use crate::release::Content;
 
 pub use compose::{FromKeyring, compose};
 pub use etcd::{EtcdVersion, etcd_refusal};
+pub(crate) use etcd::{etcd_behind, etcd_tags};
 
 /// A rollback that was checked and not begun.
 #[derive(Debug)]
@@ -77,6 +78,9 @@ pub async fn rollback(
     let content = match composed {
         Ok(mut content) => {
             content.set_etcd_generation(keyring.content.etcd_generation);
+            if group.as_str() == crate::env::SECURE {
+                content.set_rollout_if_none(running.index().rollout.as_ref());
+            }
             content
         }
         Err(found) => {

@@ -35,7 +35,7 @@ pub enum RolloutUnreadable {
     /// It is not authentic.
     #[error(
         "{key} is not believed, and the nodes begin nothing while it is so: restore its newest good version (the bucket keeps \
-         versions), or remove it, which forgets its halts and pauses"
+         versions), or remove it and begin a new one with pause and resume, which forgets its pauses and slots"
     )]
     Object {
         /// The object.
@@ -47,7 +47,7 @@ pub enum RolloutUnreadable {
     /// It is authentic, and of no use.
     #[error(
         "{key} cannot be gone by, and the nodes begin nothing while it is so: restore its newest version (the bucket keeps \
-         versions), or remove it, which forgets its halts and pauses; this machine remembers the newest revision that it saw \
+         versions), or remove it and begin a new one with pause and resume, which forgets its pauses and slots; this machine remembers the newest revision that it saw \
          in {remembered}"
     )]
     Document {

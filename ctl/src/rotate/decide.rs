@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::Timestamp;
-use shared::documents::{Pki, Step};
+use shared::documents::{Pki, Step, StepMark};
 use shared::names::{GroupName, ReleaseNumber};
+use shared::rewrite::RewriteReport;
 
 use super::subject::{Action, Subject};
 use crate::status::STALE_AFTER_SECONDS;
@@ -20,6 +21,19 @@ pub struct GroupEvidence {
     pub releases: Vec<(ReleaseNumber, u64)>,
     /// The nodes that have ever reported and were not forgotten.
     pub nodes: Vec<NodeEvidence>,
+    /// What the nodes agree on about rollouts; none where there never was one.
+    pub rollout: Option<RolloutEvidence>,
+    /// What nodes say about an order to rewrite what is stored, each with its name.
+    pub rewrites: Vec<(String, RewriteReport)>,
+    /// The generation of etcd.
+    pub generation: u32,
+}
+
+/// How far the group's rollouts are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RolloutEvidence {
+    /// The newest release whose rollout is complete: each node has it, and its probes succeeded.
+    pub good: Option<ReleaseNumber>,
 }
 
 /// What is known of a node.
@@ -83,6 +97,18 @@ pub enum Obstacle {
         /// Why.
         why: String,
     },
+    /// The files are there, and the pods may not have been restarted yet.
+    NotComplete {
+        /// The group.
+        group: GroupName,
+        /// The release.
+        wanted: ReleaseNumber,
+    },
+    /// No node says that nothing is left under the predecessor.
+    NotRewritten {
+        /// What they say, a line each.
+        said: Vec<String>,
+    },
     /// What the predecessor has issued may still be in use.
     TooSoon {
         /// Until when.
@@ -110,12 +136,33 @@ pub fn obstacles(
     let Some(mark) = pki.rotations.get(subject.as_str()) else {
         return vec![Obstacle::Unrecorded];
     };
+    let mut found = not_adopted(mark, evidence);
+    if subject == Subject::Encryption {
+        found.extend(not_complete(mark, evidence));
+        if action == Action::Retire {
+            found.extend(not_rewritten(pki, evidence));
+        }
+    }
+    let until = mark.at + subject.outlives();
+    if action == Action::Retire && now < until {
+        found.push(Obstacle::TooSoon { until });
+    }
+    found
+}
+
+/// The first listed release of a group that was made with the step.
+fn first_with(mark: &StepMark, known: Option<&GroupEvidence>) -> Option<ReleaseNumber> {
+    let releases = known.into_iter().flat_map(|g| &g.releases);
+    let with_it = releases.filter(|(_, keyring)| *keyring >= mark.keyring);
+    with_it.map(|(release, _)| *release).min()
+}
+
+/// Every node that may not have what the step delivers.
+pub(super) fn not_adopted(mark: &StepMark, evidence: &Evidence) -> Vec<Obstacle> {
     let mut found = Vec::new();
     for group in &mark.groups {
         let known = evidence.get(group);
-        let releases = known.into_iter().flat_map(|g| &g.releases);
-        let with_it = releases.filter(|(_, keyring)| *keyring >= mark.keyring);
-        let Some(wanted) = with_it.map(|(release, _)| *release).min() else {
+        let Some(wanted) = first_with(mark, known) else {
             found.push(Obstacle::NotPublished(group.clone()));
             continue;
         };
@@ -125,11 +172,62 @@ pub fn obstacles(
         }
         found.extend(nodes.iter().filter_map(|n| of_node(group, n, wanted)));
     }
-    let until = mark.at + subject.outlives();
-    if action == Action::Retire && now < until {
-        found.push(Obstacle::TooSoon { until });
-    }
     found
+}
+
+/// A node that has the files still runs the old pods for a while, and what those write is under the old key: the release
+/// that brought the step must have been rolled out to its end. A group without any rollout has no probes to wait for.
+fn not_complete(mark: &StepMark, evidence: &Evidence) -> Vec<Obstacle> {
+    let of_group = |group: &GroupName| {
+        let known = evidence.get(group)?;
+        let wanted = first_with(mark, Some(known))?;
+        let rollout = known.rollout?;
+        (rollout.good < Some(wanted)).then(|| Obstacle::NotComplete {
+            group: group.clone(),
+            wanted,
+        })
+    };
+    mark.groups.iter().filter_map(of_group).collect()
+}
+
+/// Whether no node has gone through everything that is stored, for this order and in this generation of etcd, and found
+/// nothing under another key. One such word is enough: since the order was given only when every API server wrote with the
+/// new key, nothing comes back.
+fn not_rewritten(pki: &Pki, evidence: &Evidence) -> Option<Obstacle> {
+    let none = |said| Some(Obstacle::NotRewritten { said });
+    let Some(order) = &pki.at_rest.rewrite else {
+        return none(Vec::new());
+    };
+    let key = &pki.encryption.current.name;
+    let mut said = Vec::new();
+    for group in evidence.values() {
+        for (node, report) in &group.rewrites {
+            if !report.is_of(order.number, group.generation, key) {
+                continue;
+            }
+            if report.is_done() {
+                return None;
+            }
+            said.push(progress(node, report));
+        }
+    }
+    none(said)
+}
+
+fn progress(node: &str, report: &RewriteReport) -> String {
+    let mut text = format!("{node}: {} rewritten", report.rewritten);
+    if let Some(scan) = &report.scan {
+        let left: Vec<String> = scan
+            .others
+            .iter()
+            .map(|(key, count)| format!("{count} under {key}"))
+            .collect();
+        text.push_str(&format!(", {} were left", left.join(", ")));
+    }
+    if let Some(failed) = &report.failed {
+        text.push_str(&format!("; {}", failed.message));
+    }
+    text
 }
 
 fn of_node(group: &GroupName, evidence: &NodeEvidence, wanted: ReleaseNumber) -> Option<Obstacle> {
@@ -164,8 +262,10 @@ impl Obstacle {
     #[must_use]
     pub fn is_waived(&self, without: &BTreeSet<String>, without_waiting: bool) -> bool {
         match self {
-            Self::Unrecorded | Self::NotPublished(_) => false,
-            Self::NoNode(group) => without.contains(group.as_str()),
+            Self::Unrecorded | Self::NotPublished(_) | Self::NotRewritten { .. } => false,
+            Self::NoNode(group) | Self::NotComplete { group, .. } => {
+                without.contains(group.as_str())
+            }
             Self::Behind { node, .. }
             | Self::Unheard { node, .. }
             | Self::Unusable { node, .. } => without.contains(node),
@@ -212,6 +312,20 @@ impl fmt::Display for Obstacle {
             Self::Unusable { group, node, why } => {
                 write!(f, "{group}/{node}: its report {why}")
             }
+            Self::NotComplete { group, wanted } => write!(
+                f,
+                "group {group}: the rollout of release {wanted} is not complete, so pods may not have been restarted yet: \
+                 `platformctl status` says what it waits for (after a restore: `platformctl etcd restore --finish`)"
+            ),
+            Self::NotRewritten { said } if said.is_empty() => f.write_str(
+                "no node has said yet that everything stored is under the new key: the leader of etcd does it, within a minute \
+                 or so (again, with a new certificate: `platformctl rotate encryption rewrite`)",
+            ),
+            Self::NotRewritten { said } => write!(
+                f,
+                "not everything stored is under the new key yet: {}",
+                said.join("; ")
+            ),
             Self::TooSoon { until } => write!(
                 f,
                 "what the predecessor has issued may be in use until {until:.0} (if you know better: --without-waiting)"

@@ -11,6 +11,7 @@ use super::decide::{Obstacle, obstacles};
 use super::evidence::gather;
 use super::subject::{Action, Subject};
 use crate::context::Context;
+use crate::env::SECURE;
 use crate::exit::mistake;
 use crate::keyring;
 use crate::pki::{Names, PkiError, complete, deliver};
@@ -79,7 +80,16 @@ pub async fn take(
                 .map_err(|e| mistake(format!("{subject}: {e}")))?;
         }
         let made = completed(pki, &names, now)?;
-        let groups = concerned(&context.workspace.groups, &before, pki, &names)?;
+        let mut groups = concerned(&context.workspace.groups, &before, pki, &names)?;
+        if subject == Subject::Encryption {
+            // Its agents are told of the keys, and of the order, in files of their own.
+            let secure = context
+                .workspace
+                .groups
+                .iter()
+                .filter(|g| g.as_str() == SECURE);
+            groups.extend(secure.cloned());
+        }
         let mark = StepMark {
             keyring: version,
             at: now,
@@ -87,6 +97,9 @@ pub async fn take(
         };
         let subject = subject.as_str().to_owned();
         if action == Action::Retire {
+            for older in &mut pki.at_rest.older {
+                older.retired.get_or_insert_with(|| mark.clone());
+            }
             pki.rotations.remove(&subject);
         } else {
             pki.rotations.insert(subject, mark);
@@ -184,6 +197,7 @@ const fn past(action: Action) -> &'static str {
     match action {
         Action::Stage => "staged",
         Action::Promote => "promoted",
+        Action::Rewrite => "rewritten",
         Action::Retire => "retired",
     }
 }

@@ -4,17 +4,21 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::{SignedDuration, Timestamp};
-use shared::documents::{Authority, AuthorityName, OutOfStep, Pki, Rotating, Step};
+use shared::documents::{
+    Authority, AuthorityName, OlderKey, OutOfStep, Pki, RewriteMark, Rotating, Step,
+};
 
 use crate::pki::{
-    Names, PkiError, new_authority, new_bootstrap_token, new_key_pair, next_generation,
+    Names, PkiError, issue_rewriter, new_authority, new_bootstrap_token, new_encryption_key,
+    new_key_pair, next_generation,
 };
 
 /// How long a service account's token may be used after it was issued: kubelet replaces a pod's within a day.
 const ACCOUNT_TOKENS: SignedDuration = SignedDuration::from_hours(48);
-/// How long a kubelet's certificate lives (kube-controller-manager's default of `--cluster-signing-duration`): the
-/// kubelet asks for another when it likes, and no report says by which authority its present one was issued.
-const KUBELET_CERTIFICATES: SignedDuration = SignedDuration::from_hours(24 * 365);
+/// How long a kubelet's certificate lives (`--cluster-signing-duration` of kube-controller-manager, and a day for the
+/// rollout of its last one that signs with the predecessor): the kubelet asks for another when it likes, and no report says
+/// by which authority its present one was issued.
+const KUBELET_CERTIFICATES: SignedDuration = SignedDuration::from_hours(720 + 24);
 
 /// Something in the keyring that is replaced in steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +29,8 @@ pub enum Subject {
     ServiceAccounts,
     /// The token with which new machines ask for a certificate.
     Tokens,
+    /// The key with which the API server encrypts what it stores.
+    Encryption,
 }
 
 /// A step of a rotation.
@@ -34,6 +40,8 @@ pub enum Action {
     Stage,
     /// The successor is used.
     Promote,
+    /// What was made with the predecessor is made anew.
+    Rewrite,
     /// The predecessor is trusted no more.
     Retire,
 }
@@ -64,6 +72,7 @@ impl Subject {
             Self::Authority(name) => name.as_str(),
             Self::ServiceAccounts => "service-accounts",
             Self::Tokens => "tokens",
+            Self::Encryption => "encryption",
         }
     }
 
@@ -74,6 +83,18 @@ impl Subject {
             Self::Authority(name) => pki.authorities.get(&name).map(Rotating::step),
             Self::ServiceAccounts => Some(pki.service_accounts.step()),
             Self::Tokens => Some(pki.bootstrap.step()),
+            Self::Encryption => Some(encryption_step(pki)),
+        }
+    }
+
+    /// The step that follows.
+    #[must_use]
+    pub const fn after(self, step: Step) -> Action {
+        match (self, step) {
+            (_, Step::Steady) => Action::Stage,
+            (_, Step::Staged) => Action::Promote,
+            (Self::Encryption, Step::Promoted) => Action::Rewrite,
+            (_, Step::Promoted | Step::Rewriting) => Action::Retire,
         }
     }
 
@@ -83,7 +104,7 @@ impl Subject {
         match self {
             Self::Authority(AuthorityName::KubeletClient) => KUBELET_CERTIFICATES,
             Self::ServiceAccounts => ACCOUNT_TOKENS,
-            Self::Authority(_) | Self::Tokens => SignedDuration::ZERO,
+            Self::Authority(_) | Self::Tokens | Self::Encryption => SignedDuration::ZERO,
         }
     }
 
@@ -110,8 +131,55 @@ impl Subject {
             }
             Self::ServiceAccounts => step(&mut pki.service_accounts, action, |_| new_key_pair()),
             Self::Tokens => step(&mut pki.bootstrap, action, |_| Ok(new_bootstrap_token())),
+            Self::Encryption => encryption(pki, action, now),
         }
     }
+}
+
+/// What a restore has brought back keeps a rotation from being over: it is to be rewritten too.
+fn encryption_step(pki: &Pki) -> Step {
+    match pki.encryption.step() {
+        Step::Staged => Step::Staged,
+        _ if pki.at_rest.rewrite.is_some() => Step::Rewriting,
+        Step::Steady if pki.at_rest.reading().next().is_none() => Step::Steady,
+        _ => Step::Promoted,
+    }
+}
+
+fn encryption(pki: &mut Pki, action: Action, now: Timestamp) -> Result<(), StepError> {
+    let found = encryption_step(pki);
+    let out_of_step = |wanted| Err(StepError::OutOfStep(OutOfStep { found, wanted }));
+    match (action, found) {
+        (Action::Stage, Step::Steady) => pki.encryption.stage(new_encryption_key())?,
+        (Action::Promote, Step::Staged) => pki.encryption.promote()?,
+        // Once more: what the nodes come to the API server with has an end.
+        (Action::Rewrite, Step::Promoted | Step::Rewriting) => {
+            let client = issue_rewriter(pki, now)?;
+            let number = pki.at_rest.orders + 1;
+            pki.at_rest.orders = number;
+            pki.at_rest.rewrite = Some(RewriteMark { number, client });
+        }
+        (Action::Retire, Step::Rewriting) => {
+            for older in &mut pki.at_rest.older {
+                older.reads = false;
+            }
+            // A backup may hold what it encrypted.
+            if let Some(key) = pki.encryption.previous.take() {
+                let older = OlderKey {
+                    key,
+                    reads: false,
+                    retired: None,
+                };
+                pki.at_rest.older.push(older);
+            }
+            pki.at_rest.rewrite = None;
+        }
+        (Action::Stage, _) => return out_of_step("staged"),
+        (Action::Promote, _) => return out_of_step("promoted"),
+        (Action::Rewrite, _) => return out_of_step("rewritten"),
+        (Action::Retire, _) => return out_of_step("retired"),
+    }
+    Ok(())
 }
 
 fn step<T>(
@@ -125,6 +193,13 @@ fn step<T>(
             rotating.stage(next)?;
         }
         Action::Promote => rotating.promote()?,
+        Action::Rewrite => {
+            let found = rotating.step();
+            return Err(StepError::OutOfStep(OutOfStep {
+                found,
+                wanted: "rewritten",
+            }));
+        }
         Action::Retire => drop(rotating.retire()?),
     }
     Ok(())
@@ -150,22 +225,13 @@ impl FromStr for Subject {
 }
 
 impl Action {
-    /// The step that follows.
-    #[must_use]
-    pub const fn after(step: Step) -> Self {
-        match step {
-            Step::Steady => Self::Stage,
-            Step::Staged => Self::Promote,
-            Step::Promoted => Self::Retire,
-        }
-    }
-
     /// The word for it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Stage => "stage",
             Self::Promote => "promote",
+            Self::Rewrite => "rewrite",
             Self::Retire => "retire",
         }
     }

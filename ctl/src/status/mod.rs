@@ -16,7 +16,8 @@ use crate::context::Context;
 use crate::exit::mistake;
 use crate::keyring::Keyring;
 
-pub use snapshot::{GroupStatus, Snapshot, read_group_status};
+pub(crate) use show::etcd_line;
+pub use snapshot::{GroupSize, GroupStatus, Snapshot, read_group_status};
 
 /// Reads at once.
 const PARALLEL: usize = 16;

@@ -8,6 +8,7 @@ use shared::backup::BackupName;
 use shared::documents::NodeStatus;
 use shared::names::ReleaseNumber;
 
+use super::NodeReport;
 use super::printable;
 use super::silent::line_of;
 use super::snapshot::{GroupStatus, Snapshot};
@@ -26,6 +27,11 @@ impl Snapshot {
         }
         let silent = self.never_reported.iter();
         lines.extend(silent.map(|machine| line_of(machine, self.at)));
+        if let Some(why) = &self.machines_unknown {
+            lines.push(format!(
+                "whether machines run that have never reported is not known: {why}"
+            ));
+        }
         lines.extend(of_expiries(&self.expiries, self.at));
         lines
     }
@@ -76,6 +82,9 @@ fn of_group(group: &GroupStatus, now: Timestamp) -> Vec<String> {
             group.group
         ));
     }
+    if let Some(shortage) = group.shortage() {
+        lines.push(format!("  MISSING NODES: {shortage}"));
+    }
     if group.nodes.is_empty() && !group.rollout.needs_somebody() {
         lines.push("  no node has reported yet".to_owned());
         return lines;
@@ -107,7 +116,7 @@ fn of_group(group: &GroupStatus, now: Timestamp) -> Vec<String> {
         table.add_row([name, release, phase, slot, probes, age, says.join("; ")]);
     }
     lines.extend(table.trim_fmt().lines().map(str::to_owned));
-    lines.extend(etcd(group));
+    lines.extend(etcd_line(&group.nodes).map(|line| format!("  {line}")));
     lines.extend(backups(group, now));
     lines
 }
@@ -130,12 +139,12 @@ fn backups(group: &GroupStatus, now: Timestamp) -> Vec<String> {
 }
 
 /// What the group's nodes are to etcd; nothing where none says so.
-fn etcd(group: &GroupStatus) -> Option<String> {
+pub(crate) fn etcd_line(nodes: &[NodeReport]) -> Option<String> {
     let of_node = |status: &NodeStatus| {
         let report = status.etcd.as_ref()?;
         let name = &report.facts.name;
         let role = word(&report.role)?;
-        let leads = group.nodes.iter().filter_map(|n| n.status.as_ref().ok());
+        let leads = nodes.iter().filter_map(|n| n.status.as_ref().ok());
         let mut leads = leads.filter_map(|s| s.etcd.as_ref()?.leader.as_ref());
         let leads = match leads.any(|leader| leader == name) {
             true => ", leads",
@@ -150,12 +159,16 @@ fn etcd(group: &GroupStatus) -> Option<String> {
             format!("{} {role}{leads}{why}", status.node),
         ))
     };
-    let statuses = group.nodes.iter().filter_map(|n| n.status.as_ref().ok());
+    let statuses = nodes.iter().filter_map(|n| n.status.as_ref().ok());
     let all: Vec<_> = statuses.filter_map(of_node).collect();
     let generation = all.iter().map(|(generation, _)| generation).max()?;
-    let nodes: Vec<&str> = all.iter().map(|(_, node)| node.as_str()).collect();
+    let said = |(of, node): &(_, String)| match of == generation {
+        true => node.clone(),
+        false => format!("{node}, of generation {of} still"),
+    };
+    let nodes: Vec<String> = all.iter().map(said).collect();
     Some(format!(
-        "  etcd, generation {generation}: {}",
+        "etcd, generation {generation}: {}",
         nodes.join("; ")
     ))
 }

@@ -15,15 +15,15 @@ const MACHINES_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a machine may take to boot and report.
 const BOOT_SECONDS: i64 = 15 * 60;
 
-/// Machines that EC2 runs and of which there is no report. One request; without an answer, status is what it is.
+/// Machines that EC2 runs and of which there is no report; or why EC2 could not be asked. One request.
 pub(super) async fn silent_machines(
     context: &Context,
     groups: &[GroupStatus],
     now: Timestamp,
-) -> Vec<Instance> {
+) -> Result<Vec<Instance>, String> {
     let environment = &context.workspace.environment;
     if !environment.on_aws() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let read = async {
         let aws = Aws::of(&context.workspace).await?;
@@ -31,15 +31,12 @@ pub(super) async fn silent_machines(
     };
     let instances = match tokio::time::timeout(MACHINES_DEADLINE, read).await {
         Ok(Ok(instances)) => instances,
-        Ok(Err(error)) => {
-            tracing::info!("machines that never reported are not shown: {error:#}");
-            return Vec::new();
-        }
+        Ok(Err(error)) => return Err(format!("{error:#}")),
         Err(_) => {
-            tracing::info!(
-                "machines that never reported are not shown: EC2 did not answer in time"
-            );
-            return Vec::new();
+            return Err(format!(
+                "EC2 did not answer within {} seconds",
+                MACHINES_DEADLINE.as_secs()
+            ));
         }
     };
     let reported = |instance: &Instance| {
@@ -52,7 +49,7 @@ pub(super) async fn silent_machines(
         .filter(|i| i.is_running() && shown(i) && !reported(i))
         .collect();
     silent.sort_by_key(|i| (!is_late(i, now), i.name.clone(), i.id.clone()));
-    silent
+    Ok(silent)
 }
 
 /// Whether a machine had the time to boot and report.

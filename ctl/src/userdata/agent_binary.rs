@@ -8,11 +8,11 @@ use bytes::Bytes;
 use shared::digest::Sha256Digest;
 use shared::store::{Backoff, ObjectStore, keys, put_immutable, with_retries};
 
+use super::elf::{self, ElfProblem};
+
 /// The largest agent that is put into the bucket. One as it goes onto nodes has under 12 MiB; one that was built for
 /// work on it has many times that, and needs libraries that a machine may not have.
 pub const MAX_AGENT_BYTES: u64 = 32 * 1024 * 1024;
-/// How each program for Linux begins.
-const ELF: &[u8] = b"\x7fELF";
 
 /// An agent that machines can install.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,11 +44,16 @@ pub enum AgentBinaryError {
         /// Which file.
         path: PathBuf,
     },
-    /// It is no program.
-    #[error("{path} is not a program for Linux; `make agent` builds the agent")]
-    NotAProgram {
+    /// No machine could run it.
+    #[error(
+        "{path} is not the agent as it goes onto nodes: `make agent` builds that one; name it with --agent"
+    )]
+    NotForMachines {
         /// Which file.
         path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: ElfProblem,
     },
 }
 
@@ -65,10 +70,10 @@ impl AgentBinary {
                 path: path.to_owned(),
                 source,
             })?;
-        if !bytes.starts_with(ELF) {
-            let path = path.to_owned();
-            return Err(AgentBinaryError::NotAProgram { path });
-        }
+        elf::check(&bytes).map_err(|source| AgentBinaryError::NotForMachines {
+            path: path.to_owned(),
+            source,
+        })?;
         if bytes.len() as u64 > MAX_AGENT_BYTES {
             let path = path.to_owned();
             return Err(AgentBinaryError::TooLarge { path });

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::env::parse;
+use crate::testing::static_program;
 
 const DEV: &str = include_str!("../../../tests/fixtures/golden/user-data/dev.tfvars");
 const ROOT: &str = include_str!("../../../tests/fixtures/golden/user-data/root.json");
@@ -186,15 +187,36 @@ fn what_coreos_cloudinit_would_ignore_is_refused() {
 
 #[test]
 fn too_large_names_its_largest_parts() {
-    let padding = "x".repeat(MAX_BYTES);
-    let template = format!("{OURS}  - name: big.service\n    content: {padding}\n");
-    let error = with(&template, "secure", &dev()).unwrap_err().to_string();
+    // Nothing compresses this: no two of the digests are alike.
+    let noise = |bytes: usize| -> String {
+        let digests = (0u32..).map(|n| Sha256Digest::of(&n.to_be_bytes()).to_string());
+        digests
+            .flat_map(String::into_bytes)
+            .take(bytes)
+            .map(char::from)
+            .collect()
+    };
+    let padded = |padding: String| {
+        let template = format!("{OURS}  - name: big.service\n    content: {padding}\n");
+        with(&template, "secure", &dev())
+    };
+    // Hexadecimal digits take half of their size.
+    let error = padded(noise(30_000)).unwrap_err();
     assert!(
-        error.contains("the largest parts are big.service (16384), "),
+        matches!(&error, UserDataError::TooLarge { sent, .. } if *sent >= MAX_BYTES),
         "{error}"
     );
-    // A byte less than the limit is taken, the limit is not.
-    let room = MAX_BYTES - with(OURS, "secure", &dev()).unwrap().len();
+    let error = error.to_string();
+    assert!(
+        error.contains("the largest parts are big.service (30000), "),
+        "{error}"
+    );
+    // More than EC2 takes, and less once it is compressed.
+    let text = padded(noise(5_000)).unwrap();
+    assert!(text.len() > MAX_BYTES && sent_bytes(&text) < MAX_BYTES);
+
+    // A byte less than what is allowed plain is taken, as much is not.
+    let room = MAX_PLAIN_BYTES - with(OURS, "secure", &dev()).unwrap().len();
     let of = |bytes: usize| {
         with(
             &format!("{OURS}#{}", "x".repeat(bytes - 1)),
@@ -202,8 +224,17 @@ fn too_large_names_its_largest_parts() {
             &dev(),
         )
     };
-    assert_eq!(of(room - 1).unwrap().len(), MAX_BYTES - 1);
+    assert_eq!(of(room - 1).unwrap().len(), MAX_PLAIN_BYTES - 1);
     assert!(matches!(of(room), Err(UserDataError::TooLarge { .. })));
+}
+
+/// The aim: half of what EC2 takes is left to whoever edits the template.
+#[test]
+fn ours_is_sent_in_less_than_half_of_what_ec2_takes() {
+    for group in ["secure", "compute"] {
+        let sent = sent_bytes(&with(OURS, group, &dev()).unwrap());
+        assert!(sent < MAX_BYTES / 2, "{group}: {sent}");
+    }
 }
 
 #[test]
@@ -225,9 +256,19 @@ fn an_agent_for_machines_is_a_program_of_its_size() {
     fs::write(&path, "#!/bin/sh\n").unwrap();
     assert!(matches!(
         AgentBinary::read(&path),
-        Err(AgentBinaryError::NotAProgram { .. })
+        Err(AgentBinaryError::NotForMachines { .. })
     ));
-    fs::write(&path, b"\x7fELF and more").unwrap();
+    let mut program = static_program(b"and more");
+    program[64] = 3;
+    fs::write(&path, &program).unwrap();
+    assert!(matches!(
+        AgentBinary::read(&path),
+        Err(AgentBinaryError::NotForMachines {
+            source: ElfProblem::Dynamic,
+            ..
+        })
+    ));
+    fs::write(&path, static_program(b"and more")).unwrap();
     let agent = AgentBinary::read(&path).unwrap();
     assert_eq!(agent.sha256, Sha256Digest::of(&agent.bytes));
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();

@@ -19,6 +19,6 @@ pub use restore::{
     BUMP_REVISION, OrderProblem, RESTORE_FILE, RESTORE_IDENTITY_FILE, RestoreOrder, RestoreSeen,
     RestoreStep, restore_step,
 };
-pub use schedule::{Due, Standing, due, kept, superfluous};
+pub use schedule::{Due, Standing, due, kept, kept_until, superfluous};
 pub use seal::{Opener, Sealer, open_file, recipient_of};
 pub use settings::{BackupSettings, SETTINGS_FILE};

@@ -18,6 +18,8 @@ pub enum Standing {
     },
     /// It has no vote yet: what it has may be half of it.
     Learner,
+    /// It knows no leader, or something is wrong with its data: what it has may be old, or no good.
+    Unfit,
 }
 
 /// Whether a member is to take a backup.
@@ -33,7 +35,7 @@ pub enum Due {
 
 /// Whether it is the turn of a member, where the last good backup was begun at `last`.
 ///
-/// The leader takes one when the period is over. Where it does not (its agent is held, or gone, or there is no leader), the
+/// The leader takes one when the period is over. Where it does not (its agent is held, or gone), the
 /// others step in one after another, each a quarter of a period later than the one before: two at once are a waste, not a
 /// fault. A time that lies in the future by more than a period is not gone by.
 #[must_use]
@@ -45,7 +47,7 @@ pub fn due(
 ) -> Due {
     let period = SignedDuration::try_from(settings.period.get()).unwrap_or(SignedDuration::MAX);
     let late = match standing {
-        Standing::Learner => return Due::Never,
+        Standing::Learner | Standing::Unfit => return Due::Never,
         Standing::Leader => SignedDuration::ZERO,
         Standing::Follower { rank } => {
             let quarters = i32::try_from(rank.saturating_add(1)).unwrap_or(i32::MAX);
@@ -94,6 +96,28 @@ pub fn kept<'a>(
     names.iter().copied().filter(stays).collect()
 }
 
+/// Until when the backup `name` among `names` is kept if others go on being made; none for the newest, which stays until
+/// there is a newer one.
+#[must_use]
+pub fn kept_until<'a>(
+    settings: &BackupSettings,
+    names: impl IntoIterator<Item = &'a BackupName>,
+    name: &BackupName,
+) -> Option<Timestamp> {
+    let day = |n: &BackupName| n.at().as_second().div_euclid(86_400);
+    let later: Vec<&BackupName> = names.into_iter().filter(|n| *n > name).collect();
+    if later.is_empty() {
+        return None;
+    }
+    let (all, daily) = (settings.keep_all.get(), settings.keep_daily.get());
+    let stays = match later.iter().any(|n| day(n) == day(name)) {
+        true => all,
+        false => daily.max(all),
+    };
+    let stays = SignedDuration::try_from(stays).unwrap_or(SignedDuration::MAX);
+    Some(name.at().checked_add(stays).unwrap_or(Timestamp::MAX))
+}
+
 /// Which of `names` may go, the oldest first. Nothing may where the newest is not `good`, the backup that was just made: so
 /// nothing is ever removed on the ground of a backup that might be none.
 #[must_use]
@@ -139,6 +163,7 @@ mod tests {
         assert_eq!(due(third, HOUR + HOUR / 4), Due::At(at(NOW + HOUR / 2)));
         assert_eq!(due(third, 2 * HOUR), Due::Now);
         assert_eq!(due(Standing::Learner, 100 * HOUR), Due::Never);
+        assert_eq!(due(Standing::Unfit, 100 * HOUR), Due::Never);
         // A clock that was ahead must not keep backups away for ever.
         assert_eq!(due(Standing::Leader, -2 * HOUR), Due::Now);
         let far = Standing::Follower { rank: u32::MAX };
@@ -188,6 +213,9 @@ mod tests {
                 let later_that_day = names.iter().any(|o| o > name && o.at().as_second().div_euclid(86_400) == day);
                 prop_assert!(age > 30 * 86_400 || later_that_day || kept.contains(name));
                 prop_assert!(age <= 30 * 86_400 || !kept.contains(name) || Some(name) == names.last());
+                let until = kept_until(&all, &names, name);
+                prop_assert_eq!(until.is_none(), Some(name) == names.last());
+                prop_assert_eq!(kept.contains(name), until.is_none_or(|until| at(NOW) <= until));
             }
         }
     }

@@ -20,8 +20,8 @@ pub use index::{Index, IndexProblem};
 pub use pack::{PackError, pack};
 pub use release::Release;
 pub use rollout::{
-    InvalidMaxUnavailable, InvalidTimeSpan, MaxUnavailable, Probe, ProbeCheck, RolloutPolicy,
-    TimeSpan, Waiver,
+    InvalidMaxUnavailable, InvalidTimeSpan, MachineTimes, MaxUnavailable, Probe, ProbeCheck,
+    RolloutPolicy, TimeSpan, Waiver,
 };
 pub use seal::{SealError, new_identity, open, seal};
 pub(crate) use unpack::irregular;

@@ -17,16 +17,18 @@ pub use keyring::{
 pub use node_object::{GroupKey, NodeObjectError, open_node_object, seal_node_object};
 pub use own_files::{OwnFile, OwnFiles};
 pub use pki::{
-    Authority, AuthorityName, BootstrapToken, Certified, EncryptionKey, KeyPair, Pki, SshKey,
+    AtRest, Authority, AuthorityName, BootstrapToken, Certified, EncryptionKey, KeyPair, OlderKey,
+    Pki, RewriteMark, SshKey,
 };
 pub use report::{
     BackupFailed, BackupReport, DECISIONS_KEPT, Decision, LastBackup, ProbeReport, RevertReport,
     RolloutReport, SlotReport, Transition, Waiting,
 };
 pub use rollout::{
-    FAILED_KEPT, FORGOTTEN_KEPT, FailedAdoption, Forgotten, Halt, Holder, HolderWork, InvalidNonce,
-    Nonce, PROBE_LINE_CHARACTERS, PROBE_LINES, Pause, REASON_CHARACTERS, ROLLOUT_FORMAT, Retry,
-    RolloutDocument, RolloutDocumentError, Unavailable, UnavailableWhy, kept_line, kept_lines,
+    ANSWER_LINES, FAILED_KEPT, FORGOTTEN_KEPT, FailedAdoption, Forgotten, Halt, Holder, HolderWork,
+    InvalidNonce, Nonce, PROBE_LINE_CHARACTERS, PROBE_LINES, Pause, REASON_CHARACTERS,
+    ROLLOUT_FORMAT, Retry, RolloutDocument, RolloutDocumentError, Unavailable, UnavailableWhy,
+    kept_line, kept_lines,
 };
 pub use rotating::{OutOfStep, Rotating, Step};
 pub use rotation::StepMark;

@@ -21,6 +21,9 @@ pub struct Pki {
     pub service_accounts: Rotating<KeyPair>,
     /// Encrypts what the API server stores.
     pub encryption: Rotating<EncryptionKey>,
+    /// What else there is to know about encryption at rest.
+    #[serde(default, skip_serializing_if = "AtRest::is_empty")]
+    pub at_rest: AtRest,
     /// Lets a new machine ask for a kubelet's certificate.
     pub bootstrap: Rotating<BootstrapToken>,
     /// Opens the machines' shell to operators.
@@ -86,6 +89,53 @@ pub struct EncryptionKey {
     pub secret: SecretBytes,
 }
 
+/// What there is to know about encryption at rest beside the key and its successor or predecessor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AtRest {
+    /// Keys that were retired, oldest first: a backup may hold what they encrypted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub older: Vec<OlderKey>,
+    /// The order to rewrite everything under the key in use, while it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewrite: Option<RewriteMark>,
+    /// How many such orders there ever were.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub orders: u64,
+}
+
+/// A key that encrypts nothing any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OlderKey {
+    /// The key.
+    pub key: EncryptionKey,
+    /// Whether the API server is given it all the same, to read what a restore has brought back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reads: bool,
+    /// The step that took it from the API server last: until that is everywhere, nodes make backups that name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retired: Option<StepMark>,
+}
+
+/// An order to rewrite everything under the key in use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewriteMark {
+    /// Tells it from every other of the environment.
+    pub number: u64,
+    /// What the nodes come to the API server with for it.
+    pub client: Certified,
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// A bootstrap token, `ID.SECRET` in use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -130,6 +180,30 @@ impl AuthorityName {
 impl fmt::Display for AuthorityName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+// === impl AtRest ===
+
+impl AtRest {
+    /// Whether there is nothing to know.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The retired keys that the API server is given all the same.
+    pub fn reading(&self) -> impl Iterator<Item = &EncryptionKey> {
+        self.older.iter().filter(|o| o.reads).map(|o| &o.key)
+    }
+}
+
+// === impl Pki ===
+
+impl Pki {
+    /// Every key of encryption at rest that the API server is given, the one that writes first.
+    pub fn encryption_keys(&self) -> impl Iterator<Item = &EncryptionKey> {
+        self.encryption.trusted().chain(self.at_rest.reading())
     }
 }
 

@@ -157,7 +157,10 @@ pub struct Decision {
     /// The release that it was about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<ReleaseNumber>,
-    /// The digest of the bundle that it was about.
+    /// The object that it was about: its key in the bucket, or a path of the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    /// The digest of the release's bundle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Sha256Digest>,
     /// How it went, in a word or a line.
@@ -201,6 +204,7 @@ mod tests {
                 at: Timestamp::from_second(n).unwrap(),
                 what: format!("slot {}", n / 2),
                 release: ReleaseNumber::new(3),
+                object: None,
                 digest: None,
                 result: "waits".to_owned(),
             };

@@ -19,8 +19,10 @@ pub const ROLLOUT_FORMAT: u32 = 1;
 pub const FAILED_KEPT: usize = 20;
 /// Most forgotten nodes that are kept; older ones go first.
 pub const FORGOTTEN_KEPT: usize = 50;
-/// Most lines of a probe that are kept.
-pub const PROBE_LINES: usize = 5;
+/// Most lines of what a failed probe saw that are kept, over its last few failures.
+pub const PROBE_LINES: usize = 10;
+/// Most lines of one answer.
+pub const ANSWER_LINES: usize = 5;
 /// Longest such line, in characters.
 pub const PROBE_LINE_CHARACTERS: usize = 160;
 /// Longest reason that a person gives, in characters.

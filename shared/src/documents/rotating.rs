@@ -33,6 +33,8 @@ pub enum Step {
     Staged,
     /// The successor is in use, and its predecessor trusted still.
     Promoted,
+    /// As promoted, and what the predecessor is needed for is being made anew: only of what is stored.
+    Rewriting,
 }
 
 /// A step that does not follow the one before it.

@@ -9,6 +9,7 @@ use super::report::{BackupReport, RolloutReport};
 use crate::digest::Sha256Digest;
 use crate::etcd::EtcdReport;
 use crate::names::{EnvironmentName, GroupName, NodeId, ReleaseNumber};
+use crate::rewrite::RewriteReport;
 
 /// Format number of the status document.
 pub const STATUS_FORMAT: u32 = 1;
@@ -123,6 +124,9 @@ pub struct NodeStatus {
     /// What it is to etcd, where its release runs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etcd: Option<EtcdReport>,
+    /// What it has done about an order to rewrite what is stored, where it leads etcd and its release has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewrite: Option<RewriteReport>,
     /// When this was written.
     pub written_at: Timestamp,
 }
@@ -167,6 +171,11 @@ impl NodeStatus {
                 message: String::new(),
                 ..e
             }),
+            // It moves all the time.
+            etcd: s.etcd.clone().map(|e| EtcdReport {
+                revision: None,
+                ..e
+            }),
             ..s.clone()
         };
         undated(self) == undated(other)
@@ -204,6 +213,7 @@ mod tests {
             metadata_expires: None,
             rollout: RolloutReport::default(),
             backup: None,
+            rewrite: None,
             written_at: since,
         }
     }

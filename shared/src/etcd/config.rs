@@ -18,6 +18,19 @@ pub const OWNED_KEYS: [&str; 9] = [
     "initial-cluster-token",
 ];
 
+/// Keys that no base may have: with them etcd leaves its cluster, forgets what it acknowledged, finds other members than the
+/// fence names, or keeps its log where nobody looks.
+pub const HARMFUL_KEYS: [&str; 4] = [
+    "force-new-cluster",
+    "unsafe-no-fsync",
+    "wal-dir",
+    "unsafe-overwrite-db",
+];
+/// How all keys begin by which etcd would find members elsewhere.
+const DISCOVERY: &str = "discovery";
+/// Without it etcd takes changes of the membership after which it has no quorum.
+const STRICT: &str = "strict-reconfig-check";
+
 /// Where a member listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
@@ -41,6 +54,14 @@ pub enum ConfigProblem {
     /// It has a key that the agent writes.
     #[error("the base of etcd's configuration has {0}, which only the node knows")]
     Owned(&'static str),
+    /// It has a key that may cost the cluster its data.
+    #[error(
+        "the base of etcd's configuration has {0}, with which a member may lose its data or its cluster"
+    )]
+    Harmful(String),
+    /// It lets etcd take every change of its membership.
+    #[error("the base of etcd's configuration has {STRICT} other than true")]
+    Careless,
     /// It could not be written as JSON: a bug.
     #[error("etcd's configuration cannot be encoded: this is a bug")]
     Encode(#[source] serde_json::Error),
@@ -59,7 +80,15 @@ pub fn base_problems(base: &str) -> Vec<ConfigProblem> {
     match mapping(base) {
         Ok(map) => {
             let owned = OWNED_KEYS.into_iter().filter(|key| map.contains_key(*key));
-            owned.map(ConfigProblem::Owned).collect()
+            let harmful = map
+                .keys()
+                .filter(|key| HARMFUL_KEYS.contains(&key.as_str()) || key.starts_with(DISCOVERY));
+            let careless = map.get(STRICT).is_some_and(|value| *value != json!(true));
+            owned
+                .map(ConfigProblem::Owned)
+                .chain(harmful.cloned().map(ConfigProblem::Harmful))
+                .chain(careless.then_some(ConfigProblem::Careless))
+                .collect()
         }
         Err(problem) => vec![problem],
     }
@@ -100,6 +129,7 @@ pub fn render_config(
     for (key, value) in OWNED_KEYS.into_iter().zip(owned) {
         map.insert(key.to_owned(), json!(value));
     }
+    map.insert(STRICT.to_owned(), json!(true));
     if let Some(url) = &listen.metrics_url {
         map.insert("listen-metrics-urls".to_owned(), json!(url));
     }
@@ -138,6 +168,22 @@ mod tests {
             "https://127.0.0.1:2379,https://10.0.0.1:2379"
         );
         assert_eq!(read["snapshot-count"], 10_000);
+        assert_eq!(
+            read["strict-reconfig-check"], true,
+            "whatever the base says"
+        );
+        for harmful in [
+            "force-new-cluster: true",
+            "unsafe-no-fsync: true",
+            "wal-dir: /var/lib/etcd/wal",
+            "discovery: https://discovery.etcd.io/x",
+            "discovery-srv: example.com",
+            "strict-reconfig-check: false",
+            "strict-reconfig-check: \"no\"",
+        ] {
+            assert_eq!(base_problems(harmful).len(), 1, "{harmful}");
+        }
+        assert!(base_problems("strict-reconfig-check: true").is_empty());
         for owned in OWNED_KEYS {
             assert_eq!(base_problems(&format!("{owned}: x\n")).len(), 1, "{owned}");
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use serde::{Deserialize, Serialize};
 
 use super::facts::{FactsProblem, Generation, MemberFacts};
@@ -96,6 +97,20 @@ impl Fence {
         }
     }
 
+    /// The number of the cluster that these members form: each of its members says it with every answer. As etcd works it
+    /// out from `initial-cluster` and the token (`membership.NewClusterFromURLsMap`), at a start and at a restore alike.
+    #[must_use]
+    pub fn cluster_id(&self) -> u64 {
+        let mut ids: Vec<u64> = self
+            .members
+            .iter()
+            .map(|m| first_8_bytes(&format!("{}{}", m.peer_url, self.token).into_bytes()))
+            .collect();
+        ids.sort_unstable();
+        let all: Vec<u8> = ids.iter().flat_map(|id| id.to_be_bytes()).collect();
+        first_8_bytes(&all)
+    }
+
     /// The member that is `node`.
     #[must_use]
     pub fn member(&self, node: &NodeId) -> Option<&FenceMember> {
@@ -136,6 +151,13 @@ impl Fence {
     }
 }
 
+/// etcd's numbers are the beginnings of SHA-1 digests: they name things, and protect nothing.
+fn first_8_bytes(of: &[u8]) -> u64 {
+    let digest = digest(&SHA1_FOR_LEGACY_USE_ONLY, of);
+    let begin = digest.as_ref().iter().take(8);
+    begin.fold(0, |number, byte| (number << 8) | u64::from(*byte))
+}
+
 /// Whether no two have the same node, name or URL.
 pub(super) fn are_distinct(members: &[MemberFacts]) -> bool {
     let all = |of: fn(&MemberFacts) -> &str| {
@@ -149,6 +171,19 @@ pub(super) fn are_distinct(members: &[MemberFacts]) -> bool {
 mod tests {
     use super::super::step::testing::member;
     use super::*;
+
+    #[test]
+    fn a_cluster_has_a_number_of_its_own() {
+        let dev: EnvironmentName = "dev".parse().unwrap();
+        let one = Generation::FIRST;
+        let fence = Fence::new(&dev, one, vec![member(1), member(2), member(3)]);
+        let turned = Fence::new(&dev, one, vec![member(3), member(1), member(2)]);
+        assert_eq!(fence.cluster_id(), turned.cluster_id());
+        let later = Fence::new(&dev, one.next(), fence.members.clone());
+        assert_ne!(fence.cluster_id(), later.cluster_id());
+        let fewer = Fence::new(&dev, one, vec![member(1), member(2)]);
+        assert_ne!(fence.cluster_id(), fewer.cluster_id());
+    }
 
     #[test]
     fn a_fence_is_gone_by_only_where_it_is_of_this_generation_and_whole() {

@@ -75,6 +75,15 @@ pub struct EtcdReport {
     /// The member that it knew last as the leader.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
+    /// Whether its own member answers and knows a leader; none where it has no member, or an older agent wrote this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthy: Option<bool>,
+    /// Whether the cluster of this generation ever had a leader, as far as it has seen; none where it cannot tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub had_leader: Option<bool>,
+    /// The newest revision that its member had when it looked last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
 }
 
 // === impl Generation ===

@@ -1,6 +1,8 @@
 //! Changes of a running cluster's membership: who goes, who comes, who gets a vote. Never a step after which no quorum
 //! would be there.
 
+use std::time::Duration;
+
 use super::facts::MemberFacts;
 use super::memory::InitialMember;
 use super::restart::quorum;
@@ -20,13 +22,23 @@ pub struct MemberSeen {
     pub healthy: bool,
     /// Whether its machine has said nothing for longer than the limit, or somebody said that it is gone.
     pub gone: bool,
-    /// Whether another member said of late that it reaches it.
+    /// Whether another member with a vote said of late that it reaches it.
     pub reached_by_peer: bool,
+    /// How many of the other members with a vote said of late whom they reach, and did not name it. Who says nothing is not
+    /// among them: silence is no proof.
+    pub unreached_by: u32,
+    /// Whether an earlier look, [`CONFIRM_AFTER`] ago at least, found it as dead, and none since found otherwise.
+    pub confirmed: bool,
 }
+
+/// From the look that first finds a member dead to the one that may act on it: one look may fail by itself.
+pub const CONFIRM_AFTER: Duration = Duration::from_secs(10);
 
 /// A cluster that answered with a quorum behind it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClusterView {
+    /// Which cluster it is: an answer says it.
+    pub cluster_id: u64,
     /// Its members.
     pub members: Vec<MemberSeen>,
 }
@@ -73,6 +85,8 @@ pub enum Standing {
     Evicted,
     /// It has a vote.
     Voter,
+    /// It has a vote, and its etcd does not answer.
+    Broken,
     /// It has none yet.
     Learner,
     /// There are members enough.
@@ -97,10 +111,6 @@ impl MemberSeen {
         self.name == own.name || self.peer_urls.contains(&own.peer_url)
     }
 
-    fn is_dead(&self) -> bool {
-        !self.healthy && self.gone && !self.reached_by_peer
-    }
-
     fn shown(&self) -> String {
         match self.name.is_empty() {
             false => self.name.clone(),
@@ -116,6 +126,28 @@ impl ClusterView {
 
     fn healthy(&self) -> u32 {
         count(&self.members, |m| !m.learner && m.healthy)
+    }
+
+    /// Whether nothing speaks for the life of a member, and as many others as make a quorum have looked for it in vain.
+    #[must_use]
+    pub fn looks_dead(&self, member: &MemberSeen) -> bool {
+        let seen = member.healthy || member.reached_by_peer;
+        !seen && member.gone && member.unreached_by >= quorum(self.voters())
+    }
+
+    /// Notes, for each member that looks dead, whether `known` has known it long enough.
+    #[must_use]
+    pub fn confirmed(mut self, known: impl Fn(u64) -> bool) -> Self {
+        let dead: Vec<bool> = self.members.iter().map(|m| self.looks_dead(m)).collect();
+        for (member, dead) in self.members.iter_mut().zip(dead) {
+            member.confirmed = dead && known(member.id);
+        }
+        self
+    }
+
+    fn dead(&self) -> Option<&MemberSeen> {
+        let mut members = self.members.iter();
+        members.find(|m| self.looks_dead(m) && m.confirmed)
     }
 
     /// Whether the members with a vote make a quorum now, and will after `change` of that many members with a vote and
@@ -176,7 +208,10 @@ pub fn change_membership(own: Standpoint<'_>, view: &ClusterView, voters: u32) -
     let mine = view.members.iter().find(|m| m.is(own.facts));
     match (own.has_data, mine) {
         (true, None) => Standing::Evicted,
-        (true, Some(mine)) if !mine.learner => Standing::Voter,
+        (true, Some(mine)) if !mine.learner && !mine.healthy => Standing::Broken,
+        (true, Some(mine)) if !mine.learner => {
+            shrink(view, mine, voters).unwrap_or(Standing::Voter)
+        }
         (true, Some(mine)) => {
             if !own.sealed || !mine.healthy {
                 return Standing::Learner;
@@ -195,10 +230,33 @@ pub fn change_membership(own: Standpoint<'_>, view: &ClusterView, voters: u32) -
     }
 }
 
+/// Why a member goes of which there are too many.
+pub const SURPLUS: &str = "of which there are too many";
+
+/// Where there are more members with a vote than there are to be, nobody comes who would remove one: the first of the
+/// healthy ones does it. A dead one goes first, then one that is not healthy, then the last.
+fn shrink(view: &ClusterView, mine: &MemberSeen, voters: u32) -> Option<Standing> {
+    let first = view.members.iter().filter(|m| !m.learner && m.healthy);
+    let is_first = first.map(|m| m.id).min() == Some(mine.id);
+    let joins = view.members.iter().any(|m| m.learner);
+    if view.voters() <= voters || !is_first || joins {
+        return None;
+    }
+    if let Some(dead) = view.dead() {
+        return Some(remove(view, dead, "whose machine is gone"));
+    }
+    let others = view.members.iter().filter(|m| m.id != mine.id);
+    let last = others.max_by_key(|m| (!m.healthy, m.id))?;
+    Some(remove(view, last, SURPLUS))
+}
+
 /// A node that the cluster does not list.
 fn stranger(view: &ClusterView, voters: u32) -> Standing {
-    if let Some(dead) = view.members.iter().find(|m| m.is_dead()) {
+    if let Some(dead) = view.dead() {
         return remove(view, dead, "whose machine is gone");
+    }
+    if let Some(dead) = view.members.iter().find(|m| view.looks_dead(m)) {
+        return Standing::Wait(format!("it looks again whether {} is gone", dead.shown()));
     }
     if let Some(learner) = view.members.iter().find(|m| m.learner) {
         return Standing::Wait(format!("{} joins first", learner.shown()));
@@ -229,6 +287,8 @@ mod tests {
             healthy: true,
             gone: false,
             reached_by_peer: false,
+            unreached_by: 0,
+            confirmed: false,
         }
     }
 
@@ -236,6 +296,8 @@ mod tests {
         MemberSeen {
             healthy: false,
             gone: true,
+            unreached_by: 2,
+            confirmed: true,
             ..seen(n)
         }
     }
@@ -256,7 +318,14 @@ mod tests {
             has_data,
             sealed: has_data,
         };
-        change_membership(own, &ClusterView { members }, 3)
+        change_membership(own, &view(members), 3)
+    }
+
+    fn view(members: Vec<MemberSeen>) -> ClusterView {
+        ClusterView {
+            cluster_id: 1,
+            members,
+        }
     }
 
     fn removes(standing: &Standing) -> Option<u64> {
@@ -311,6 +380,60 @@ mod tests {
     }
 
     #[test]
+    fn silence_is_no_proof_and_neither_is_one_look() {
+        // Nobody said of late whom it reaches: the bucket may have been away from all.
+        for unreached_by in [0, 1] {
+            let silent = MemberSeen {
+                unreached_by,
+                ..dead(3)
+            };
+            let standing = decide(4, false, vec![seen(1), seen(2), silent]);
+            assert_eq!(standing, Standing::Spare, "{unreached_by}");
+        }
+        let first = MemberSeen {
+            confirmed: false,
+            ..dead(3)
+        };
+        let members = vec![seen(1), seen(2), first];
+        let standing = decide(4, false, members.clone());
+        assert!(matches!(standing, Standing::Wait(_)), "{standing:?}");
+        let known = view(members).confirmed(|id| id == 3);
+        assert!(known.members[2].confirmed && !known.members[0].confirmed);
+    }
+
+    #[test]
+    fn a_member_that_does_not_answer_says_so() {
+        let broken = MemberSeen {
+            healthy: false,
+            ..seen(3)
+        };
+        let standing = decide(3, true, vec![seen(1), seen(2), broken]);
+        assert_eq!(standing, Standing::Broken);
+    }
+
+    #[test]
+    fn what_is_superfluous_goes_one_at_a_time_by_the_first_of_the_healthy() {
+        let all = |fourth: MemberSeen| vec![seen(1), seen(2), seen(3), fourth, seen(5)];
+        assert_eq!(removes(&decide(1, true, all(dead(4)))), Some(4));
+        assert_eq!(decide(2, true, all(dead(4))), Standing::Voter);
+        let away = MemberSeen {
+            healthy: false,
+            ..seen(4)
+        };
+        assert_eq!(removes(&decide(1, true, all(away))), Some(4));
+        assert_eq!(removes(&decide(1, true, all(seen(4)))), Some(5));
+        let joins = [all(seen(4)), vec![unstarted(6)]].concat();
+        assert_eq!(decide(1, true, joins), Standing::Voter);
+        // Enough, and no more: who is dead waits for its successor.
+        let three = vec![seen(1), seen(2), dead(3)];
+        assert_eq!(decide(1, true, three), Standing::Voter);
+        // Two of four are dead already: there is no quorum to remove one.
+        let four = vec![seen(1), seen(2), dead(3), dead(4)];
+        let standing = decide(1, true, four);
+        assert!(matches!(standing, Standing::Wait(_)), "{standing:?}");
+    }
+
+    #[test]
     fn without_quorum_nothing_is_made_worse() {
         let standing = decide(4, false, vec![seen(1), dead(2), dead(3)]);
         assert!(matches!(standing, Standing::Wait(_)), "{standing:?}");
@@ -355,6 +478,8 @@ mod tests {
         assert!(matches!(standing, Standing::Wait(_)), "{standing:?}");
         let gone = MemberSeen {
             gone: true,
+            unreached_by: 2,
+            confirmed: true,
             ..unstarted(4)
         };
         assert_eq!(
@@ -376,10 +501,7 @@ mod tests {
             ..seen(4)
         };
         let members = vec![seen(1), seen(2), learner];
-        assert_eq!(
-            change_membership(own, &ClusterView { members }, 3),
-            Standing::Learner
-        );
+        assert_eq!(change_membership(own, &view(members), 3), Standing::Learner);
     }
 
     proptest! {
@@ -392,16 +514,17 @@ mod tests {
             wanted in 1_u32..8,
         ) {
             let members: Vec<MemberSeen> = flags.iter().zip(1..).map(|((learner, healthy, gone, reached), n)| MemberSeen {
-                learner: *learner && n > 1, healthy: *healthy, gone: *gone, reached_by_peer: *reached, ..seen(n)
+                learner: *learner && n > 1, healthy: *healthy, gone: *gone, reached_by_peer: *reached,
+                unreached_by: 8, confirmed: true, ..seen(n)
             }).collect();
             let facts = member(own);
-            let view = ClusterView { members };
+            let view = view(members);
             let standing = change_membership(Standpoint { facts: &facts, has_data, sealed }, &view, wanted);
             let had = view.healthy() >= quorum(view.voters());
             let (voters, healthy) = match &standing {
                 Standing::Change(Membership::Remove { id, .. }) => {
                     let left: Vec<_> = view.members.iter().filter(|m| m.id != *id).cloned().collect();
-                    let left = ClusterView { members: left };
+                    let left = ClusterView { cluster_id: 1, members: left };
                     (left.voters(), left.healthy())
                 }
                 Standing::Change(Membership::Promote { .. }) => (view.voters() + 1, view.healthy() + 1),

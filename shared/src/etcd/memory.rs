@@ -45,6 +45,9 @@ pub struct Memory {
     pub form: Form,
     /// Whom it names as members.
     pub initial: Vec<InitialMember>,
+    /// Whether its cluster was ever seen with a leader; none where an older agent wrote the file, or nobody can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub led: Option<bool>,
 }
 
 impl InitialMember {
@@ -66,7 +69,14 @@ impl Memory {
             generation,
             form: Form::Sealed,
             initial: vec![InitialMember::of(own)],
+            led: None,
         }
+    }
+
+    /// The same, with what is known of its cluster's leader.
+    #[must_use]
+    pub fn led(self, led: Option<bool>) -> Self {
+        Self { led, ..self }
     }
 
     /// Whether etcd may run with it: a `new` one only once its ticket is known to be this node's.
@@ -119,10 +129,14 @@ mod tests {
                 generation: Generation::FIRST,
                 form,
                 initial: vec![InitialMember::of(&member(1))],
+                led: Some(false),
             };
             let file = format!("{}{{\"name\": \"x\"}}\n", memory.line().unwrap());
             assert_eq!(remembered(&file), Some(memory));
         }
+        // As an older agent writes it.
+        let old = Memory::sealed(Generation::FIRST, &member(1));
+        assert!(!old.line().unwrap().contains("\"led\""));
         for other in ["", "{}", "# platform-agent: {}\n", "name: x\n"] {
             assert_eq!(remembered(other), None, "{other}");
         }

@@ -16,14 +16,18 @@ mod restart;
 mod slot;
 mod step;
 
-pub use config::{ConfigProblem, Listen, OWNED_KEYS, base_problems, render_config};
+pub use config::{ConfigProblem, HARMFUL_KEYS, Listen, OWNED_KEYS, base_problems, render_config};
 pub use documents::{ETCD_FORMAT, Fence, FenceError, FenceMember, StartTicket};
 pub use facts::{EtcdReport, EtcdRole, FactsProblem, Generation, MemberFacts};
 pub use membership::{
-    ClusterView, MemberSeen, Membership, NoQuorum, Standing, Standpoint, change_membership,
+    CONFIRM_AFTER, ClusterView, MemberSeen, Membership, NoQuorum, SURPLUS, Standing, Standpoint,
+    change_membership,
 };
 pub use memory::{Form, InitialMember, Memory, remembered};
-pub use restart::{EtcdVersion, LEADER_PATIENCE, MayRestart, RestartView, goes_back, may_restart};
+pub use restart::{
+    EtcdVersion, LEADER_PATIENCE, MayRestart, NO_QUORUM_PATIENCE, RestartView, Unseen, goes_back,
+    may_restart, may_restart_unseen,
+};
 pub use slot::{SlotAnswer, give_back_slot, take_slot};
 pub use step::{
     FRESH_FOR, FenceSeen, Own, Registered, Seen, Settings, Step, TicketSeen, next_step,

@@ -7,6 +7,29 @@ use std::time::Duration;
 /// How long a leader lets the other members go first.
 pub const LEADER_PATIENCE: Duration = Duration::from_secs(30 * 60);
 
+/// How long nobody must have answered until a cluster counts as one without a quorum: a slow answer is none.
+pub const NO_QUORUM_PATIENCE: Duration = Duration::from_secs(2 * 60);
+
+/// Why a node does not know how the members are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unseen {
+    /// They were asked, and none answered with a quorum behind it.
+    NoQuorum,
+    /// They could not be asked.
+    NotAsked,
+}
+
+/// Whether a member may be restarted though nobody knows how the others are: not at once, since it may be the one too many,
+/// and not never, since the release may mend just that.
+#[must_use]
+pub fn may_restart_unseen(why: Unseen, waited: Duration) -> bool {
+    let patience = match why {
+        Unseen::NoQuorum => NO_QUORUM_PATIENCE,
+        Unseen::NotAsked => LEADER_PATIENCE,
+    };
+    waited >= patience
+}
+
 /// What a node sees before it adopts a release that restarts its member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestartView {
@@ -165,6 +188,18 @@ mod tests {
             ..leader
         };
         assert_eq!(may_restart(patient), MayRestart::Yes);
+    }
+
+    #[test]
+    fn a_look_that_fails_is_no_permission_but_no_wall_either() {
+        for (why, patience) in [
+            (Unseen::NoQuorum, NO_QUORUM_PATIENCE),
+            (Unseen::NotAsked, LEADER_PATIENCE),
+        ] {
+            assert!(!may_restart_unseen(why, Duration::ZERO));
+            assert!(!may_restart_unseen(why, patience - Duration::from_secs(1)));
+            assert!(may_restart_unseen(why, patience));
+        }
     }
 
     #[test]

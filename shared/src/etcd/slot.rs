@@ -39,6 +39,12 @@ pub fn take_slot(
         }
         None => {}
     }
+    // Who is gone ends nothing any more; its slot would stand in the way for twice its deadline.
+    let is_gone = |h: &Holder| {
+        let mut forgotten = document.forgotten.iter();
+        forgotten.any(|f| f.node == h.node && f.at >= h.since)
+    };
+    next.holders.retain(|h| !is_gone(h));
     if let Some(other) = next.holders.first() {
         return SlotAnswer::Wait(format!("{} is in transition", other.node));
     }
@@ -75,7 +81,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::documents::{Halt, Nonce, Pause};
+    use crate::documents::{Forgotten, Halt, Nonce, Pause};
     use crate::names::NodeId;
 
     fn stamp(second: i64) -> Stamp {
@@ -127,6 +133,33 @@ mod tests {
         assert!(back.holders.is_empty());
         assert_eq!(give_back_slot(&back, facts(&a), stamp(14)), None);
         assert_eq!(give_back_slot(&held, facts(&b), stamp(14)), None);
+    }
+
+    #[test]
+    fn a_holder_that_is_gone_is_not_waited_for() {
+        let (a, b): (NodeId, NodeId) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let release = ReleaseNumber::new(3).unwrap();
+        let deadline = TimeSpan::from_secs(900);
+        let taken = take_slot(None, facts(&a), release, deadline, stamp(10));
+        let SlotAnswer::Take(mut held) = taken else {
+            panic!("{taken:?}");
+        };
+        held.holders[0].work = HolderWork::Release;
+        let mut said = |at| {
+            held.forgotten = vec![Forgotten {
+                node: a.clone(),
+                by: "ec2".to_owned(),
+                at: stamp(at).now,
+            }];
+            take_slot(Some(&held), facts(&b), release, deadline, stamp(30))
+        };
+        let earlier = said(9);
+        assert!(matches!(earlier, SlotAnswer::Wait(_)), "{earlier:?}");
+        let SlotAnswer::Take(next) = said(20) else {
+            panic!("it waits for the dead");
+        };
+        let holders: Vec<&NodeId> = next.holders.iter().map(|h| &h.node).collect();
+        assert_eq!(holders, [&b]);
     }
 
     #[test]

@@ -130,7 +130,9 @@ pub fn next_step(settings: &Settings, own: &Own, seen: &Seen, nonce: &Nonce) -> 
     match memory.filter(|m| m.generation == generation) {
         Some(memory) => match (&memory.form, own.has_data) {
             (Form::Sealed, _) => in_cluster(settings, own, seen),
-            (Form::New { started: true, .. } | Form::Join, true) => seal(generation, own),
+            (Form::New { started: true, .. }, true) => seal(generation, own, Some(false)),
+            // A cluster with a leader has added it.
+            (Form::Join, true) => seal(generation, own, Some(true)),
             (Form::New { started: true, .. }, false) => {
                 Step::Rest(EtcdRole::Joining, "etcd starts".to_owned())
             }
@@ -138,13 +140,13 @@ pub fn next_step(settings: &Settings, own: &Own, seen: &Seen, nonce: &Nonce) -> 
             (Form::Join, false) => joins(settings, own, seen),
         },
         // Its data says more than a file that is lost.
-        None if own.has_data => seal(generation, own),
+        None if own.has_data => seal(generation, own, None),
         None => stranger(settings, own, seen, nonce),
     }
 }
 
-fn seal(generation: Generation, own: &Own) -> Step {
-    Step::Remember(Memory::sealed(generation, &own.facts))
+fn seal(generation: Generation, own: &Own, led: Option<bool>) -> Step {
+    Step::Remember(Memory::sealed(generation, &own.facts).led(led))
 }
 
 /// Nothing is known of this node here.
@@ -161,6 +163,7 @@ fn stranger(settings: &Settings, own: &Own, seen: &Seen, nonce: &Nonce) -> Step 
                     started: false,
                 },
                 initial: fence.members.iter().map(InitialMember::of).collect(),
+                led: None,
             }),
             // It has begun once, and does not remember: what it had may be lost.
             TicketSeen::There(_) => in_cluster(settings, own, seen),
@@ -232,10 +235,10 @@ fn unstarted(own: &Own, memory: &Memory, nonce: &Nonce, seen: &Seen) -> Step {
 
 /// A learner that has no data yet: it may have been removed meanwhile.
 fn joins(settings: &Settings, own: &Own, seen: &Seen) -> Step {
-    match &seen.cluster {
-        None => Step::LookAtCluster,
-        Some(None) => Step::Rest(EtcdRole::Joining, no_quorum()),
-        Some(Some(view)) => match change_membership(standpoint(own), view, settings.voters) {
+    match cluster(seen) {
+        Cluster::Look(step) => step,
+        Cluster::Silent(why) => Step::Rest(EtcdRole::Joining, why),
+        Cluster::Answers(view) => match change_membership(standpoint(own), view, settings.voters) {
             Standing::Begin(initial) => {
                 let memory = own.memory.as_ref();
                 match memory.is_some_and(|m| m.initial == initial) {
@@ -255,7 +258,41 @@ fn join(settings: &Settings, initial: Vec<InitialMember>) -> Step {
         generation: settings.generation,
         form: Form::Join,
         initial,
+        led: None,
     })
+}
+
+/// The cluster, as it was seen.
+enum Cluster<'a> {
+    /// Something is to be looked at first.
+    Look(Step),
+    /// Nobody answers, or nobody who belongs to this generation; why.
+    Silent(String),
+    /// It answers.
+    Answers(&'a ClusterView),
+}
+
+/// An answer counts only where it is of the cluster that the fence's members form: whoever still runs an earlier generation
+/// answers at the same addresses, with a quorum of its own.
+fn cluster(seen: &Seen) -> Cluster<'_> {
+    let fence = match &seen.fence {
+        FenceSeen::Unknown => return Cluster::Look(Step::LookAtFence),
+        FenceSeen::Absent => {
+            let why = "the object that says who forms the generation is gone, so nobody can tell who belongs to it";
+            return Cluster::Silent(why.to_owned());
+        }
+        FenceSeen::There(fence) => fence,
+    };
+    match &seen.cluster {
+        None => Cluster::Look(Step::LookAtCluster),
+        Some(Some(view)) if view.cluster_id == fence.cluster_id() => Cluster::Answers(view),
+        Some(Some(_)) => Cluster::Silent("members of another generation answer".to_owned()),
+        Some(None) => Cluster::Silent(no_quorum()),
+    }
+}
+
+fn is_sealed(settings: &Settings, memory: &Memory) -> bool {
+    memory.generation == settings.generation && memory.form == Form::Sealed
 }
 
 fn no_quorum() -> String {
@@ -273,21 +310,29 @@ fn standpoint(own: &Own) -> Standpoint<'_> {
 
 /// There is a cluster, or was one.
 fn in_cluster(settings: &Settings, own: &Own, seen: &Seen) -> Step {
-    let Some(cluster) = &seen.cluster else {
-        return Step::LookAtCluster;
+    let view = match cluster(seen) {
+        Cluster::Answers(view) => view,
+        Cluster::Look(step) => return step,
+        Cluster::Silent(why) => {
+            let role = match own.has_data {
+                true => EtcdRole::Member,
+                false => EtcdRole::Waiting,
+            };
+            return Step::Rest(role, why);
+        }
     };
-    let Some(view) = cluster else {
-        let role = match own.has_data {
-            true => EtcdRole::Member,
-            false => EtcdRole::Waiting,
-        };
-        return Step::Rest(role, no_quorum());
-    };
+    // Who answers with a quorum behind it has a leader. A generation that had one may have taken writes.
+    if let Some(memory) = own.memory.as_ref().filter(|m| is_sealed(settings, m))
+        && memory.led != Some(true)
+    {
+        return Step::Remember(memory.clone().led(Some(true)));
+    }
     match change_membership(standpoint(own), view, settings.voters) {
         Standing::Change(change) => Step::Change(change),
         Standing::Begin(initial) => join(settings, initial),
         Standing::Evicted => Step::StandDown,
         Standing::Voter => Step::Rest(EtcdRole::Member, String::new()),
+        Standing::Broken => Step::Rest(EtcdRole::Member, "its etcd does not answer".to_owned()),
         Standing::Learner => Step::Rest(EtcdRole::Learner, "it catches up".to_owned()),
         Standing::Spare if own.memory.is_some() => Step::StandDown,
         Standing::Spare => Step::Rest(
@@ -314,6 +359,7 @@ pub(super) mod testing {
 
 #[cfg(test)]
 mod tests {
+    use super::super::membership::MemberSeen;
     use super::testing::member;
     use super::*;
 
@@ -433,9 +479,60 @@ mod tests {
         let Step::Remember(memory) = step(&own, &seen) else {
             panic!();
         };
-        assert_eq!(memory, Memory::sealed(Generation::FIRST, &own.facts));
+        let sealed = Memory::sealed(Generation::FIRST, &own.facts);
+        assert_eq!(memory, sealed.clone().led(Some(false)));
         own.memory = Some(memory);
         assert_eq!(step(&own, &seen), Step::LookAtCluster);
+        // What was seen of a leader is remembered, once.
+        let alone = MemberSeen {
+            id: 1,
+            name: member(1).name,
+            peer_urls: vec![member(1).peer_url],
+            learner: false,
+            healthy: true,
+            gone: false,
+            reached_by_peer: false,
+            unreached_by: 0,
+            confirmed: false,
+        };
+        seen.cluster = Some(Some(ClusterView {
+            cluster_id: fence().cluster_id(),
+            members: vec![alone],
+        }));
+        let led = sealed.led(Some(true));
+        assert_eq!(step(&own, &seen), Step::Remember(led.clone()));
+        own.memory = Some(led);
+        assert!(matches!(step(&own, &seen), Step::Rest(EtcdRole::Member, why) if why.is_empty()));
+    }
+
+    #[test]
+    fn another_generation_is_not_listened_to() {
+        // It lists nobody whom this node knows: who took it for its own would put its data aside.
+        let other = ClusterView {
+            cluster_id: fence().cluster_id() + 1,
+            members: Vec::new(),
+        };
+        let mut seen = Seen {
+            fence: FenceSeen::There(fence()),
+            ticket: ticket(2),
+            cluster: Some(Some(other)),
+            ..Seen::default()
+        };
+        let sealed = Memory::sealed(Generation::FIRST, &member(1));
+        let member = own(Some(sealed), true);
+        for own in [member.clone(), own(None, false)] {
+            let rest = step(&own, &seen);
+            assert!(
+                matches!(&rest, Step::Rest(_, why) if why.contains("another generation")),
+                "{rest:?}"
+            );
+        }
+        seen.fence = FenceSeen::Absent;
+        let rest = step(&member, &seen);
+        assert!(
+            matches!(&rest, Step::Rest(EtcdRole::Member, why) if why.contains("is gone")),
+            "{rest:?}"
+        );
     }
 
     #[test]

@@ -2,13 +2,28 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::view::GONE_AFTER;
+use super::view::{GONE_AFTER, GroupView, take_stock};
 use crate::bundle::RolloutPolicy;
 use crate::documents::{Holder, HolderWork, Nonce, RolloutDocument, Unavailable, UnavailableWhy};
 use crate::names::{NodeId, ReleaseNumber};
 
 /// Nodes of another zone than the one whose turn it is wait until nothing was written for this long.
 pub const ZONE_PATIENCE: SignedDuration = SignedDuration::from_secs(60);
+
+/// A group that is known to be larger is not read whole for each node that would begin a rollout: its canary goes without, and
+/// whoever comes after it has the canary's look.
+pub const STOCK_MOST: u32 = 50;
+
+/// What whoever asks for a slot knows of the group beside the document.
+#[derive(Clone, Copy, Debug)]
+pub enum Stock<'a> {
+    /// It has not looked.
+    NotTaken,
+    /// It may not look.
+    Unknown,
+    /// The group as its status objects show it.
+    Seen(&'a GroupView),
+}
 
 /// What a node knows of itself.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +80,8 @@ pub enum Admission {
     Holds,
     /// Yes, once this is written over the document that was read.
     Take(Box<RolloutDocument>),
+    /// It would be the first of its rollout: it is to look at the group, and to ask again.
+    TakeStock,
     /// Not now; what is to be written all the same, if anything.
     Wait(Wait, Option<Box<RolloutDocument>>),
 }
@@ -109,6 +126,7 @@ pub fn admit(
     facts: NodeFacts<'_>,
     wish: Wish<'_>,
     known: Option<&Nonce>,
+    stock: Stock<'_>,
     stamp: Stamp,
 ) -> Admission {
     let is_known = |holder: &Holder| {
@@ -128,7 +146,15 @@ pub fn admit(
     next.unavailable.retain(|other| other.node != *facts.node);
     clear_stale(&mut next, now);
     forget_silent(&mut next, now);
-    let changed = next.holders != document.holders || next.unavailable != document.unavailable;
+    // The document tells of the nodes that were in transition. Whether the others are there at all, nobody has looked since the
+    // last rollout.
+    let first = next.release < Some(wish.release);
+    if let (true, Stock::Seen(view)) = (first, stock) {
+        take_stock(&mut next, facts, view, now);
+    }
+    let changed = next.holders != document.holders
+        || next.unavailable != document.unavailable
+        || next.size != document.size;
     let wait =
         |why: Wait, next: RolloutDocument| Admission::Wait(why, changed.then(|| Box::new(next)));
     if let Some(newer) = next.release.filter(|newer| *newer > wish.release) {
@@ -153,6 +179,9 @@ pub fn admit(
             names(&next)
         );
         return wait(Wait::Capacity(why), next);
+    }
+    if first && matches!(stock, Stock::NotTaken) && next.size <= STOCK_MOST {
+        return Admission::TakeStock;
     }
     if next.release == Some(wish.release) {
         if let Some(why) = out_of_turn(document, &mut next, facts, wish.release, now) {

@@ -15,7 +15,7 @@ mod probes;
 mod view;
 mod window;
 
-pub use admit::{Admission, NodeFacts, Stamp, Wait, Wish, ZONE_PATIENCE, admit};
+pub use admit::{Admission, NodeFacts, STOCK_MOST, Stamp, Stock, Wait, Wish, ZONE_PATIENCE, admit};
 pub(crate) use admit::{clear_stale, forget_silent};
 pub use back::{Ending, give_back, needs_view, record_failure};
 pub use first::{FirstRelease, first_release};

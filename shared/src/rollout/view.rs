@@ -28,11 +28,13 @@ pub struct NodeSeen {
     pub held: bool,
 }
 
-/// The status objects of a group that could be read and are authentic.
+/// The status objects of a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupView {
-    /// The nodes.
+    /// The nodes whose status could be read and is authentic.
     pub nodes: Vec<NodeSeen>,
+    /// The nodes whose status is there and is not believed: nobody knows what they run.
+    pub unread: Vec<NodeId>,
 }
 
 // === impl NodeSeen ===
@@ -90,7 +92,10 @@ pub fn is_complete(
             some = true;
             seen.release.is_some_and(|has| has >= release)
         });
+    // Whoever was forgotten counts no more, whatever its status says; `forget` is how an operator ends this.
+    let is_forgotten = |node: &NodeId| document.forgotten.iter().any(|f| f.node == *node);
     some && all
+        && view.unread.iter().all(is_forgotten)
         && document.holders.is_empty()
         && document.unavailable.is_empty()
         && !document.is_halted(release)

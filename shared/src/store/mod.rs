@@ -3,6 +3,7 @@
 mod answers;
 mod dns;
 pub mod keys;
+mod node_sdk;
 mod retry;
 mod s3;
 
@@ -16,6 +17,7 @@ use jiff::Timestamp;
 
 pub use aws_config::SdkConfig;
 pub use dns::SystemDns;
+pub use node_sdk::node_sdk_config;
 pub use retry::{Backoff, put_immutable, with_retries};
 pub use s3::{S3Store, aws_config_loader, http_client};
 

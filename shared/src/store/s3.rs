@@ -52,18 +52,22 @@ pub fn http_client() -> SharedHttpClient {
         .build_with_resolver(SystemDns::default())
 }
 
-/// What every AWS client of ours has in common: our HTTP client, one attempt (retries are ours, and have a kind), and
+/// Bounded connecting; what comes after has deadlines of its own.
+pub(super) fn connecting() -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .build()
+}
+
+/// What every AWS client of a person's has in common: our HTTP client, one attempt (retries are ours, and have a kind), and
 /// bounded connecting. The caller adds a profile or credentials and loads it.
 #[must_use]
 pub fn aws_config_loader(region: &str, endpoint_url: Option<&str>) -> ConfigLoader {
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .build();
     let loader = aws_config::defaults(BehaviorVersion::latest())
         .http_client(http_client())
         .region(Region::new(region.to_owned()))
         .retry_config(RetryConfig::standard().with_max_attempts(1))
-        .timeout_config(timeouts)
+        .timeout_config(connecting())
         // Every object has a total deadline of its own; see `deadline_for`.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
     match endpoint_url {

@@ -1,6 +1,7 @@
 //! Every interleaving of a few machines over the decisions that the agent runs: with crashes, machines that die, disks and
 //! data directories that are lost, cuts, requests that are lost or arrive late, and create-only writes that somebody else
-//! was faster with. Never two clusters of a generation, never a member with a vote that began without the data that it had,
+//! was faster with, statuses that are all old at once, looks that fail by themselves, and members of an earlier generation that
+//! still answer. Never two clusters of a generation, never a member with a vote that began without the data that it had,
 //! never a change of the membership after which no quorum is there.
 //!
 //! The group's slot is left out: what is safe must not depend on it. One loss is left out too: that of the data directory in the
@@ -24,7 +25,7 @@ mod world;
 use stateright::{Checker as _, HasDiscoveries, Model as _, Property};
 
 use shared::etcd::{Form, Step};
-use world::{Break, Model, Request, World};
+use world::{Answers, Break, Model, Request, World};
 
 /// What may happen.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +40,12 @@ pub(crate) enum Action {
     Mend(usize),
     LoseData(usize),
     LoseDisk(usize),
+    /// One look fails: what the machine then decides without that answer.
+    Blind(usize, Step),
+    /// Nothing new gets into the bucket for longer than the limit.
+    Outage,
+    /// It does again, and everybody who lives writes at once.
+    Served,
 }
 
 /// Requests that are under way at most.
@@ -57,19 +64,43 @@ impl stateright::Model for Model {
             actions.push(Action::Deliver(request.clone()));
             actions.push(Action::Lose(request.clone()));
         }
+        match world.stale {
+            true => actions.push(Action::Served),
+            false if world.faults > 0 && self.formed => actions.push(Action::Outage),
+            false => {}
+        }
         for (n, machine) in world.machines.iter().enumerate() {
             if !machine.lives {
                 continue;
             }
             if !machine.cut {
-                let step = self.decide(world, n);
-                let sends = matches!(
-                    step,
-                    Step::WriteFence(_) | Step::TakeTicket(_) | Step::Change(_)
-                );
-                let waits = sends && world.requests.len() >= UNDER_WAY;
-                if !waits && !matches!(step, Step::Rest(..)) {
-                    actions.push(Action::Agent(n, step));
+                let may = |step: &Step| {
+                    let sends = matches!(
+                        step,
+                        Step::WriteFence(_) | Step::TakeTicket(_) | Step::Change(_)
+                    );
+                    let waits = sends && world.requests.len() >= UNDER_WAY;
+                    !waits && !matches!(step, Step::Rest(..))
+                };
+                let usual = self.decide(world, n, Answers::All);
+                if self.earlier {
+                    for lists_it in [false, true] {
+                        let step = self.decide(world, n, Answers::Earlier { lists_it });
+                        if step != usual && may(&step) {
+                            actions.push(Action::Agent(n, step));
+                        }
+                    }
+                }
+                if world.faults > 0 && self.formed {
+                    for m in (0..self.nodes).filter(|m| *m != n) {
+                        let step = self.decide(world, n, Answers::AllBut(m));
+                        if step != usual && may(&step) {
+                            actions.push(Action::Blind(n, step));
+                        }
+                    }
+                }
+                if may(&usual) {
+                    actions.push(Action::Agent(n, usual));
                 }
             }
             let may_run = machine.memory.as_ref().is_some_and(|m| m.lets_run());
@@ -103,6 +134,15 @@ impl stateright::Model for Model {
         let fault = |next: &mut World| next.faults -= 1;
         match action {
             Action::Agent(n, step) => next.act(n, step, self.broken),
+            Action::Blind(n, step) => {
+                fault(&mut next);
+                next.act(n, step, self.broken);
+            }
+            Action::Outage => {
+                fault(&mut next);
+                next.stale = true;
+            }
+            Action::Served => next.stale = false,
             Action::Start(n) => next.start(n),
             Action::Deliver(request) => next.deliver(request, self.broken),
             Action::Lose(request) => drop(next.requests.remove(&request)),
@@ -141,6 +181,7 @@ impl stateright::Model for Model {
             Property::always("no amnesia", |_, w: &World| !w.amnesia),
             Property::always("quorum after a change", |_, w: &World| !w.lost_quorum),
             Property::always("the well stay", |_, w: &World| !w.removed_healthy),
+            Property::always("nobody strays", |_, w: &World| !w.strayed),
         ];
         properties.push(match self.formed {
             true => Property::sometimes("replaced", |_, w: &World| w.replaced),
@@ -238,6 +279,29 @@ fn late_requests_need_an_etcd_that_checks() {
     // Two removals on the ground of views that are old when they arrive: base.yaml says strict-reconfig-check.
     let careless = Model::new(4, 3, 2, true, Break::CarelessEtcd);
     finds(careless, "quorum after a change");
+}
+
+#[test]
+fn a_generation_begins_beside_the_one_before() {
+    for voters in [1, 2] {
+        let model = Model::new(2, voters, 1, false, Break::Nothing);
+        check(model.with_an_earlier_generation());
+    }
+}
+
+#[test]
+fn who_listens_to_another_generation_strays() {
+    let model = Model::new(2, 2, 0, false, Break::AnyCluster);
+    finds(model.with_an_earlier_generation(), "nobody strays");
+}
+
+#[test]
+fn silence_is_no_proof_that_a_machine_is_gone() {
+    // The bucket was away from all of them, and one look at a member that is well fails.
+    finds(
+        Model::new(4, 3, 2, true, Break::SilenceIsProof),
+        "the well stay",
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use shared::documents::Nonce;
 use shared::etcd::{
     ClusterView, Fence, FenceSeen, Form, Generation, MemberFacts, MemberSeen, Membership, Memory,
-    Own, Registered, Seen, Settings, StartTicket, Step, TicketSeen, next_step,
+    Own, Registered, SURPLUS, Seen, Settings, StartTicket, Step, TicketSeen, next_step,
 };
 
 /// What a machine's data directory holds: whose member's data.
@@ -70,6 +70,10 @@ pub(crate) struct World {
     pub(crate) lost_quorum: bool,
     /// A member was taken out that was well.
     pub(crate) removed_healthy: bool,
+    /// The bucket has shown nothing new for longer than the limit: every status is old, whoever lives.
+    pub(crate) stale: bool,
+    /// A member of the generation with its data in its place has put it aside, or one without data has joined another.
+    pub(crate) strayed: bool,
     /// Faults that may still happen.
     pub(crate) faults: u8,
     pub(crate) replaced: bool,
@@ -92,6 +96,10 @@ pub(crate) enum Break {
     DeadByHearsay,
     /// etcd takes every change that a quorum agrees on (`strict-reconfig-check: false`).
     CarelessEtcd,
+    /// Old statuses prove that a machine is gone, and nobody is asked whether it is reached.
+    SilenceIsProof,
+    /// An answer counts whatever cluster it is of.
+    AnyCluster,
 }
 
 /// One world to check.
@@ -102,7 +110,20 @@ pub(crate) struct Model {
     pub(crate) faults: u8,
     /// Begin with a cluster of the first `voters` machines.
     pub(crate) formed: bool,
+    /// An earlier generation still answers, with a quorum of its own, at the same addresses.
+    pub(crate) earlier: bool,
     pub(crate) broken: Break,
+}
+
+/// Who answers a machine that looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answers {
+    /// The cluster, all of it.
+    All,
+    /// The cluster, but that look at this one of its members fails, though nothing is wrong with it.
+    AllBut(usize),
+    /// Members of the generation before, among them the machine itself or not.
+    Earlier { lists_it: bool },
 }
 
 pub(crate) fn facts(n: usize) -> MemberFacts {
@@ -135,7 +156,15 @@ impl Model {
             nodes,
             faults,
             formed,
+            earlier: false,
             broken,
+        }
+    }
+
+    pub(crate) fn with_an_earlier_generation(self) -> Self {
+        Self {
+            earlier: true,
+            ..self
         }
     }
 
@@ -143,7 +172,8 @@ impl Model {
         let machine = |n: usize| {
             let is_member = self.formed && n < self.settings.voters as usize;
             Machine {
-                memory: is_member.then(|| Memory::sealed(self.settings.generation, &facts(n))),
+                memory: is_member
+                    .then(|| Memory::sealed(self.settings.generation, &facts(n)).led(Some(true))),
                 data: is_member.then_some(Data {
                     cluster: 0,
                     id: n as u64 + 1,
@@ -191,6 +221,8 @@ impl Model {
             amnesia: false,
             lost_quorum: false,
             removed_healthy: false,
+            stale: false,
+            strayed: false,
             faults: self.faults,
             replaced: false,
             added: 0,
@@ -199,7 +231,7 @@ impl Model {
 
     /// What the agent of a machine does now: it looks at all that it asks for, in one moment. What it then asks of others
     /// arrives later, if at all; what it does to its own machine is done at once.
-    pub(crate) fn decide(&self, world: &World, n: usize) -> Step {
+    pub(crate) fn decide(&self, world: &World, n: usize, answers: Answers) -> Step {
         let machine = &world.machines[n];
         let own = Own {
             facts: facts(n),
@@ -210,7 +242,7 @@ impl Model {
         let mut seen = Seen::default();
         for _ in 0..8 {
             let step = next_step(&self.settings, &own, &seen, &nonce);
-            if !world.look(n, &step, self.broken, &mut seen) {
+            if !world.look(n, &step, self.broken, answers, &mut seen) {
                 return step;
             }
         }
@@ -231,30 +263,85 @@ impl World {
         voters > 0 && healthy >= quorum(voters)
     }
 
-    /// The cluster as machine `n` sees it; `hearsay` takes whoever is not healthy for gone.
-    fn view(&self, n: usize, hearsay: bool) -> Option<ClusterView> {
+    /// The cluster as machine `n` sees it.
+    fn view(&self, n: usize, broken: Break, answers: Answers) -> Option<ClusterView> {
+        if let Answers::Earlier { lists_it } = answers {
+            let mut view = self.earlier(n, lists_it);
+            if broken == Break::AnyCluster {
+                view.cluster_id = self.fence.as_ref()?.cluster_id();
+            }
+            return Some(view);
+        }
         if !self.has_quorum() || self.machines[n].cut {
             return None;
         }
-        let seen = |m: &Listed| MemberSeen {
-            id: m.id,
-            name: match m.started {
-                true => facts(m.node).name,
-                false => String::new(),
-            },
-            peer_urls: vec![facts(m.node).peer_url],
-            learner: m.learner,
-            healthy: self.is_healthy(m),
-            gone: hearsay || !self.machines[m.node].lives || self.machines[m.node].cut,
-            reached_by_peer: false,
+        // Who says of late whom it reaches: the members with a vote that write their statuses.
+        let says = |m: &&Listed| {
+            let machine = &self.machines[m.node];
+            !m.learner && machine.lives && !machine.cut && !self.stale
+        };
+        let seen = |m: &Listed| {
+            let others = self.cluster.iter().filter(|o| o.id != m.id).filter(says);
+            let others = u32::try_from(others.count()).unwrap();
+            let reached = self.is_healthy(m) && others > 0;
+            let healthy = self.is_healthy(m) && answers != Answers::AllBut(m.node);
+            let machine = &self.machines[m.node];
+            let hearsay = broken == Break::DeadByHearsay;
+            MemberSeen {
+                id: m.id,
+                name: match m.started {
+                    true => facts(m.node).name,
+                    false => String::new(),
+                },
+                peer_urls: vec![facts(m.node).peer_url],
+                learner: m.learner,
+                healthy,
+                gone: hearsay || self.stale || !machine.lives || machine.cut,
+                reached_by_peer: reached && !hearsay,
+                unreached_by: match (broken, reached) {
+                    (Break::SilenceIsProof | Break::DeadByHearsay, _) => u32::MAX,
+                    (_, true) => 0,
+                    (_, false) => others,
+                },
+                // The look before was like this one.
+                confirmed: true,
+            }
         };
         Some(ClusterView {
+            cluster_id: self.fence.as_ref()?.cluster_id(),
             members: self.cluster.iter().map(seen).collect(),
         })
     }
 
+    /// What members of the generation before answer: all of them are well.
+    fn earlier(&self, n: usize, lists_it: bool) -> ClusterView {
+        let seen = |at: usize| MemberSeen {
+            id: 1000 + at as u64,
+            name: facts(at).name,
+            peer_urls: vec![facts(at).peer_url],
+            learner: false,
+            healthy: true,
+            gone: false,
+            reached_by_peer: true,
+            unreached_by: 0,
+            confirmed: false,
+        };
+        let all = 0..self.machines.len();
+        ClusterView {
+            cluster_id: 4711,
+            members: all.filter(|at| lists_it || *at != n).map(seen).collect(),
+        }
+    }
+
     /// Shows a machine what it asks for; false where it asks for nothing.
-    fn look(&self, n: usize, step: &Step, broken: Break, seen: &mut Seen) -> bool {
+    fn look(
+        &self,
+        n: usize,
+        step: &Step,
+        broken: Break,
+        answers: Answers,
+        seen: &mut Seen,
+    ) -> bool {
         match step {
             Step::LookAtFence => {
                 let fence = self.fence.clone();
@@ -277,7 +364,7 @@ impl World {
                 seen.group = Some(self.machines.iter().enumerate().map(registered).collect());
             }
             Step::LookAtCluster => {
-                seen.cluster = Some(self.view(n, broken == Break::DeadByHearsay));
+                seen.cluster = Some(self.view(n, broken, answers));
             }
             _ => return false,
         }
@@ -296,6 +383,11 @@ impl World {
 
     /// Carries out what a machine decided; what leaves the machine is only sent.
     pub(crate) fn act(&mut self, n: usize, step: Step, broken: Break) {
+        let is_listed = self.cluster.iter().any(|m| m.node == n);
+        let has_data = self.machines[n].data.is_some();
+        if step == Step::StandDown && has_data && (is_listed || self.cluster.is_empty()) {
+            self.strayed = true;
+        }
         let machine = &mut self.machines[n];
         match step {
             Step::Remember(mut memory) => {
@@ -307,6 +399,7 @@ impl World {
                 if let Form::New { started: false, .. } = memory.form {
                     machine.nonces += 1;
                 }
+                self.strayed |= memory.form == Form::Join && !is_listed;
                 machine.memory = Some(memory);
             }
             Step::StandDown => {
@@ -402,7 +495,7 @@ impl World {
             return;
         }
         match change {
-            Membership::Remove { id, .. } => {
+            Membership::Remove { id, why, .. } => {
                 let Some(at) = self.cluster.iter().position(|m| m.id == id) else {
                     return;
                 };
@@ -414,7 +507,7 @@ impl World {
                 if !careless && left < needed {
                     return;
                 }
-                let was_gone = self.machines[member.node].was_cut;
+                let was_gone = self.machines[member.node].was_cut || why == SURPLUS;
                 if self.is_healthy(&member) && member.started && !member.learner && !was_gone {
                     self.removed_healthy = true;
                 }

@@ -9,7 +9,7 @@ use shared::documents::{Halt, Nonce, Pause, RolloutDocument, Unavailable, Unavai
 use shared::names::{NodeId, ReleaseNumber};
 use shared::rollout::{
     Admission, Ending, FirstRelease, GroupView, NodeFacts, NodeSeen, ProbeRun, ProbeVerdict,
-    Resume, Stage, Stamp, Wait, Window, Wish, admit, conclude, first_release, give_back,
+    Resume, Stage, Stamp, Stock, Wait, Window, Wish, admit, conclude, first_release, give_back,
     is_complete, record_failure, resume,
 };
 
@@ -67,7 +67,7 @@ fn ask(
         nonce: Nonce::of(u128::try_from(when).unwrap()),
         now: at(when),
     };
-    admit(document, facts, wish, None, stamp)
+    admit(document, facts, wish, None, Stock::Unknown, stamp)
 }
 
 fn taken(admission: Admission) -> RolloutDocument {
@@ -159,6 +159,7 @@ fn the_view_hands_the_turn_on_and_finds_the_rollout_complete() {
     };
     let group = |b: u64| GroupView {
         nodes: vec![seen("a", "z1", 1, 0), seen("b", "z2", b, 5)],
+        unread: Vec::new(),
     };
     let given = give_back(
         &d,
@@ -195,6 +196,7 @@ fn the_view_hands_the_turn_on_and_finds_the_rollout_complete() {
     // A node that fell silent takes a place, and is taken to be gone after an hour.
     let quiet = GroupView {
         nodes: vec![seen("b", "z2", 1, -1000)],
+        unread: Vec::new(),
     };
     let given = give_back(
         &d,
@@ -209,6 +211,7 @@ fn the_view_hands_the_turn_on_and_finds_the_rollout_complete() {
     assert_eq!(waits(ask(&given, "c", "z1", 2, 1, 11)), "capacity");
     let gone = GroupView {
         nodes: vec![seen("b", "z2", 1, -4000)],
+        unread: Vec::new(),
     };
     let given = conclude(&given, facts, &gone, stamp()).unwrap();
     assert_eq!((given.unavailable.len(), given.good), (0, Some(number(2))));
@@ -302,12 +305,19 @@ fn an_answer_that_was_lost_is_recognised() {
     };
     let known = Nonce::of(7);
     assert_eq!(
-        admit(&d, facts, wish(2), Some(&known), stamp()),
+        admit(&d, facts, wish(2), Some(&known), Stock::Unknown, stamp()),
         Admission::Holds
     );
     // A slot for another release, or of another write, is not the one that was asked for.
     for (release, known) in [(3, &known), (2, &Nonce::of(6))] {
-        let again = taken(admit(&d, facts, wish(release), Some(known), stamp()));
+        let again = taken(admit(
+            &d,
+            facts,
+            wish(release),
+            Some(known),
+            Stock::Unknown,
+            stamp(),
+        ));
         assert_eq!(again.holders.len(), 1);
         assert_eq!(again.holders[0].nonce, Nonce::of(8));
     }
@@ -352,9 +362,14 @@ fn a_slot_whose_answer_was_lost_is_given_up_at_a_halt_and_at_a_pause() {
             nonce: Nonce::of(9),
             now: at(9),
         };
-        let Admission::Wait(why, Some(next)) =
-            admit(&document, facts, wish, Some(&Nonce::of(7)), stamp)
-        else {
+        let Admission::Wait(why, Some(next)) = admit(
+            &document,
+            facts,
+            wish,
+            Some(&Nonce::of(7)),
+            Stock::Unknown,
+            stamp,
+        ) else {
             panic!("{kind}: it begins all the same");
         };
         assert_eq!(why.kind(), kind);
@@ -379,6 +394,79 @@ fn a_silent_node_stands_in_the_way_for_an_hour_and_one_that_was_cleared_until_it
     assert!(d.unavailable.is_empty());
     let of = silent(UnavailableWhy::Cleared);
     assert_eq!(waits(ask(&of, "a", "z", 2, 1, 100_000)), "capacity");
+}
+
+#[test]
+fn whoever_would_begin_a_rollout_looks_first_whether_the_others_are_there() {
+    let before = RolloutDocument {
+        release: Some(number(1)),
+        size: 3,
+        ..RolloutDocument::empty()
+    };
+    let id = node("a");
+    let facts = NodeFacts {
+        node: &id,
+        zone: Some("z"),
+        on_disk: Some(number(1)),
+    };
+    let policy = policy(1);
+    let wish = Wish {
+        release: number(2),
+        policy: &policy,
+    };
+    let ask = |document: &RolloutDocument, stock: Stock<'_>| {
+        let stamp = Stamp {
+            nonce: Nonce::of(1),
+            now: at(1000),
+        };
+        admit(document, facts, wish, None, stock, stamp)
+    };
+    assert_eq!(ask(&before, Stock::NotTaken), Admission::TakeStock);
+    let group = |c: i64| GroupView {
+        nodes: vec![
+            seen("a", "z", 1, 999),
+            seen("b", "z", 1, 900),
+            seen("c", "z", 1, c),
+        ],
+        unread: Vec::new(),
+    };
+    taken(ask(&before, Stock::Seen(&group(999))));
+    let Admission::Wait(Wait::Capacity(why), Some(next)) = ask(&before, Stock::Seen(&group(300)))
+    else {
+        panic!("it begins though one of three is dead");
+    };
+    assert!(why.contains('c'), "{why}");
+    assert_eq!((next.release, next.unavailable.len()), (Some(number(1)), 1));
+    // It is in the document now: nobody looks again, until it is back.
+    assert_eq!(waits(ask(&next, Stock::NotTaken)), "capacity");
+    // A node that has not reported for an hour is gone, and one whose rollout began with a look needs no other.
+    taken(ask(&before, Stock::Seen(&group(-4000))));
+    let begun = RolloutDocument {
+        release: Some(number(2)),
+        committed: 1,
+        ..before.clone()
+    };
+    taken(ask(&begun, Stock::NotTaken));
+    // A large group is not read whole by each of its nodes.
+    let large = RolloutDocument { size: 51, ..before };
+    taken(ask(&large, Stock::NotTaken));
+}
+
+#[test]
+fn nothing_is_complete_while_the_word_of_a_node_is_not_believed() {
+    let view = |unread: &[&str]| GroupView {
+        nodes: vec![seen("a", "z", 2, 0)],
+        unread: unread.iter().map(|name| node(name)).collect(),
+    };
+    let mut d = RolloutDocument::empty();
+    assert!(is_complete(&d, &view(&[]), number(2), at(1)));
+    assert!(!is_complete(&d, &view(&["b"]), number(2), at(1)));
+    d.forgotten.push(shared::documents::Forgotten {
+        node: node("b"),
+        by: "ada".to_owned(),
+        at: at(0),
+    });
+    assert!(is_complete(&d, &view(&["b"]), number(2), at(1)));
 }
 
 #[test]

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use shared::documents::{Nonce, RolloutDocument};
 use shared::names::NodeId;
 use shared::rollout::{
-    Admission, Ending, GroupView, NodeFacts, NodeSeen, Resume, Stage, Stamp, Window, Wish, admit,
-    conclude, give_back, needs_view, record_failure, resume,
+    Admission, Ending, GroupView, NodeFacts, NodeSeen, Resume, Stage, Stamp, Stock, Window, Wish,
+    admit, conclude, give_back, needs_view, record_failure, resume,
 };
 
 use crate::world::{Answer, Event, Op, Time, World, date, number};
@@ -20,6 +20,8 @@ pub(crate) enum State {
     Polling,
     /// For the document, to ask for a slot; the local time when it was asked for.
     Asking(Duration),
+    /// For the group, before the first slot of a rollout.
+    TakingStock(Duration, Option<RolloutDocument>, Option<u64>, Timestamp),
     Taking,
     /// For a write whose outcome does not matter.
     Writing,
@@ -149,7 +151,10 @@ impl Node {
                 self.again(n, world, 9_000, 11_000);
             }
             (State::Asking(asked), Some(Answer::Document(document, tag, now))) => {
-                self.decide(n, world, asked, document, tag, now);
+                self.decide(n, world, asked, (document, tag, now), Stock::NotTaken);
+            }
+            (State::TakingStock(asked, document, tag, now), Some(Answer::View(view))) => {
+                self.decide(n, world, asked, (document, tag, now), Stock::Seen(&view));
             }
             (State::Taking, Some(Answer::Done)) => {
                 self.stage(Stage::Granted);
@@ -277,15 +282,15 @@ impl Node {
         n: usize,
         world: &mut World,
         asked: Duration,
-        document: Option<RolloutDocument>,
-        tag: Option<u64>,
-        now: Timestamp,
+        read: (Option<RolloutDocument>, Option<u64>, Timestamp),
+        stock: Stock<'_>,
     ) {
+        let (found, tag, now) = read;
         if self.wanted <= self.on_disk {
             // It asked before it was stopped, and has been told of nothing newer since.
             self.wanted = self.slot.as_ref().map_or(self.wanted, |s| s.release);
         }
-        let document = document.unwrap_or_else(RolloutDocument::empty);
+        let document = found.clone().unwrap_or_else(RolloutDocument::empty);
         let policy = world.policy();
         let wish = Wish {
             release: number(self.wanted),
@@ -296,7 +301,11 @@ impl Node {
             now,
         };
         let known = self.slot.as_ref().map(|s| s.nonce.clone());
-        match admit(&document, self.facts(), wish, known.as_ref(), stamp) {
+        match admit(&document, self.facts(), wish, known.as_ref(), stock, stamp) {
+            Admission::TakeStock => {
+                let state = State::TakingStock(asked, found, tag, now);
+                self.ask(n, world, state, Op::View);
+            }
             Admission::Holds => {
                 self.stage(Stage::Granted);
                 self.begin(n, world);

@@ -260,6 +260,7 @@ impl World {
             ),
             Op::View => Answer::View(GroupView {
                 nodes: self.statuses.values().cloned().collect(),
+                unread: Vec::new(),
             }),
             Op::Status(seen) => {
                 self.statuses.insert(seen.node.clone(), seen);

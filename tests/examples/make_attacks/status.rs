@@ -112,6 +112,7 @@ fn object(
         metadata_expires: Some(far()?),
         rollout: shared::documents::RolloutReport::default(),
         backup: None,
+        rewrite: None,
         written_at: Timestamp::UNIX_EPOCH,
     };
     let name = keys::bound_name(&publisher.environment, bound_to);

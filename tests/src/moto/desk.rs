@@ -41,6 +41,12 @@ impl Moto {
     pub fn lay_out(&self, key: &str) -> anyhow::Result<TempDir> {
         let directory = TempDir::new()?;
         write_manifests(directory.path())?;
+        // For real machines there must be one; without a probe nobody has to wait.
+        let policy = "max_unavailable: 1\nsettle: 0s\n";
+        std::fs::write(
+            directory.path().join("manifests/secure/rollout.yaml"),
+            policy,
+        )?;
         for group in ["secure", "compute"] {
             let path = format!("manifests/{group}/node.yaml");
             fs::write(directory.path().join(path), "restarts: []\nartifacts: []\n")?;
@@ -85,4 +91,28 @@ pub fn with_credentials(command: &mut Command, home: &Path) {
         .env("AWS_SHARED_CREDENTIALS_FILE", home.join("no-credentials"))
         .env_remove("AWS_PROFILE")
         .stdin(Stdio::null());
+}
+
+/// An agent for machines, as far as platformctl looks at it: the head of a static program for x86-64, with one segment, and
+/// `content` after it.
+#[must_use]
+pub fn fake_agent(content: &str) -> Vec<u8> {
+    let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
+    bytes.resize(64 + 56, 0);
+    // The kind of file, the processor, the version; where the segments' headers are, how long each, and how many.
+    let fields = [
+        (16, 2),
+        (18, 62),
+        (20, 1),
+        (32, 64),
+        (52, 64),
+        (54, 56),
+        (56, 1),
+        (64, 1),
+    ];
+    for (at, value) in fields {
+        bytes[at] = value;
+    }
+    bytes.extend_from_slice(content.as_bytes());
+    bytes
 }

@@ -1,12 +1,19 @@
 """moto's server, with what it answers otherwise than AWS put right: differences that Terraform's provider would report as
 a change to make, again at every plan, or wait for without an end. Nothing is taken away from what moto checks."""
 
+import io
+import json
+import os
+import pathlib
 import sys
+import threading
+import time
 
 from moto.autoscaling.models import AutoScalingBackend
 from moto.ec2.models.launch_templates import LaunchTemplate
 from moto.ec2.models.security_groups import SecurityGroupRule
 from moto.iam.access_control import IAMPolicyStatement, PermissionResult
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication
 from moto.s3.models import s3_backends
 from moto.s3.responses import S3Response
 from moto.server import main
@@ -77,6 +84,72 @@ def is_action_permitted(self, *arguments, **named):
 
 
 IAMPolicyStatement.is_action_permitted = is_action_permitted
+
+# For tests, in the directory PLATFORM_MOTO_DESK: `want.json` says of which request the moment is wanted ({"match": TEXT, "skip": N,
+# "answer": [STATUS, CODE] or none). It is held, `held` says so, and it goes on once `want.json` is gone; with an answer, every such
+# request is refused instead. `requests.jsonl` has a line for each request of an access key that begins with AGENT.
+_desk = os.environ.get("PLATFORM_MOTO_DESK")
+_lock = threading.Lock()
+_seen = {}
+
+
+def _refusal(code, environ, body):
+    if "HTTP_X_AMZ_TARGET" in environ:
+        return json.dumps({"__type": code, "Message": "made up"})
+    error = f"<Error><Code>{code}</Code><Message>made up</Message></Error>"
+    if b"Version=2016-11-15" in body:
+        return f"<Response><Errors>{error}</Errors></Response>"
+    return f"<ErrorResponse>{error}</ErrorResponse>" if body else error
+
+
+def _stand_before(application):
+    def called(self, environ, start_response):
+        desk = pathlib.Path(_desk)
+        body = b""
+        kind = environ.get("CONTENT_TYPE", "")
+        if "urlencoded" in kind or "amz-json" in kind:
+            body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            environ["wsgi.input"] = io.BytesIO(body)
+        query = environ.get("QUERY_STRING", "")
+        target = environ.get("HTTP_X_AMZ_TARGET", "")
+        text = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}?{query} {target} {body.decode(errors='replace')}"
+        by = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].partition("/")[0]
+        if by.startswith("AGENT"):
+            line = {
+                "by": by,
+                "method": environ["REQUEST_METHOD"],
+                "path": environ["PATH_INFO"],
+                "query": query,
+                "target": target,
+                "body": json.loads(body) if "amz-json" in kind else None,
+                "if_none_match": environ.get("HTTP_IF_NONE_MATCH"),
+            }
+            with _lock, open(desk / "requests.jsonl", "a") as log:
+                log.write(json.dumps(line) + "\n")
+        want = desk / "want.json"
+        try:
+            wanted = json.loads(want.read_text())
+        except FileNotFoundError:
+            wanted = None
+        if wanted and wanted["match"] in text:
+            with _lock:
+                number = _seen[wanted["id"]] = _seen.get(wanted["id"], -1) + 1
+            if wanted["answer"]:
+                status, code = wanted["answer"]
+                said = b"" if environ["REQUEST_METHOD"] == "HEAD" else _refusal(code, environ, body).encode()
+                start_response(f"{status} Refused", [("Content-Length", str(len(said)))])
+                return [said]
+            if number == wanted["skip"]:
+                (desk / "held").write_text(text)
+                while want.exists():
+                    time.sleep(0.02)
+        return application(self, environ, start_response)
+
+    return called
+
+
+if _desk:
+    DomainDispatcherApplication.__call__ = _stand_before(DomainDispatcherApplication.__call__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -46,6 +46,7 @@ async fn an_account_with_everything_is_well_and_each_lack_is_a_line() {
         [
             "credentials",
             "account",
+            "artifacts",
             "region",
             "kms key",
             "kms policy",
@@ -59,6 +60,7 @@ async fn an_account_with_everything_is_well_and_each_lack_is_a_line() {
             "instance types",
             "instance types",
             "dns zone",
+            "dns names",
             "ssh access",
             "api access",
             "engine",
@@ -68,7 +70,7 @@ async fn an_account_with_everything_is_well_and_each_lack_is_a_line() {
     assert!(
         text.out
             .contains("example-dev-terraform is not there yet: the name is free")
-            && text.out.ends_with("dev: 17 ok, 1 warnings, 0 failures\n"),
+            && text.out.ends_with("dev: 18 ok, 1 warnings, 0 failures\n"),
         "{text:?}"
     );
 
@@ -177,6 +179,42 @@ async fn an_account_with_everything_is_well_and_each_lack_is_a_line() {
             .any(|l| l.starts_with("fail engine: neither terraform nor tofu")),
         "{said:?}"
     );
+}
+
+/// `run` stops here, before a bucket is made; what the line says then ends it, without a bucket.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_artifact_that_is_not_listed_is_a_line_and_adding_it_needs_no_bucket() {
+    let Some(desk) = Desk::new().await else {
+        return;
+    };
+    let place = "artifacts:\n  - {name: kubelet, path: /opt/bin/kubelet, mode: \"0755\"}\n";
+    std::fs::write(desk.path("manifests/compute/node.yaml"), place).unwrap();
+    let said = desk.run(&DOCTOR).await;
+    assert_eq!(said.code, 3, "{said:?}");
+    assert_eq!(
+        amiss(&said),
+        [
+            "fail artifacts: kubelet is not in artifacts.toml; machines of compute need it",
+            NO_BACKUP
+        ]
+    );
+    let command = "platformctl artifacts add -e dev kubelet https://dl.k8s.io/v1.36.3/";
+    assert!(said.out.contains(command), "{said:?}");
+
+    let file = desk.path("kubelet");
+    std::fs::write(&file, "a kubelet").unwrap();
+    let file = file.display().to_string();
+    let add = ["artifacts", "add", "-e", "dev", "kubelet", &*file];
+    // No store answers here.
+    let old = desk.amend("platform                 = \"kube\"", "platform = \"kube\"");
+    desk.amend(&desk.moto.endpoint(), "http://127.0.0.1:1");
+    let added = desk
+        .run(&[&add[..], &["--version", "v1.36.3"]].concat())
+        .await;
+    assert_eq!(added.code, 0, "{added:?}");
+    desk.restore(&old);
+    let said = desk.run(&DOCTOR).await;
+    assert_eq!((said.code, amiss(&said)), (0, vec![NO_BACKUP.to_owned()]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

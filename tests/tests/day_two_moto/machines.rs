@@ -9,6 +9,7 @@ use ctl::publish::read_published;
 use jiff::Timestamp;
 use platform_tests::workspace::group;
 use serde_json::{Value, json};
+use shared::backup::BackupName;
 use shared::documents::{NodeStatus, seal_node_object};
 use shared::store::{PutCondition, keys};
 
@@ -24,25 +25,77 @@ fn members(account: &Value, group: &str) -> Vec<String> {
 
 /// Writes the status of a machine's node as its agent would.
 async fn report(context: &Context, group_name: &str, instance: &str, release: Option<u64>) {
-    let keyring = keyring::read(context).await.unwrap().unwrap();
+    report_with(context, group_name, instance, release, Value::Null).await;
+}
+
+async fn report_with(
+    context: &Context,
+    group_name: &str,
+    instance: &str,
+    release: Option<u64>,
+    etcd: Value,
+) {
     let group = group(group_name);
     let node = format!("AROAEXAMPLE:{instance}");
     let status: NodeStatus = serde_json::from_value(json!({
         "format": 1, "environment": "dev", "group": group_name, "node": node, "agent_version": "0",
         "release": release, "published": release, "phase": "idle", "error": null, "hold": null,
         "drift_repaired": 0, "foreign": [], "clock_skew_seconds": null, "metadata_expires": null,
-        "written_at": Timestamp::now(),
+        "written_at": Timestamp::now(), "etcd": etcd,
     }))
     .unwrap();
     let key = keys::node_status(&group, &node.parse().unwrap());
-    let name = keys::bound_name(&context.workspace.name, &key);
+    put_sealed(context, &key, &status).await;
+}
+
+/// Writes an object of a secure node's.
+async fn put_sealed<T: serde::Serialize>(context: &Context, key: &str, content: &T) {
+    let keyring = keyring::read(context).await.unwrap().unwrap();
+    let name = keys::bound_name(&context.workspace.name, key);
+    let group = group(
+        key.split('/')
+            .nth(1)
+            .filter(|g| *g == "compute")
+            .unwrap_or("secure"),
+    );
     let key_of_group = &keyring.group(&group).unwrap().group_key;
-    let bytes = seal_node_object(&status, &name, Some(key_of_group)).unwrap();
+    let bytes = seal_node_object(content, &name, Some(key_of_group)).unwrap();
+    put(context, key, bytes).await;
+}
+
+async fn put(context: &Context, key: &str, bytes: Vec<u8>) {
     context
         .store
-        .put(&key, Bytes::from(bytes), PutCondition::Always)
+        .put(key, Bytes::from(bytes), PutCondition::Always)
         .await
         .unwrap();
+}
+
+/// What a member of etcd says that reaches these.
+fn member(instance: &str, reaches: &[&String]) -> Value {
+    let facts = json!({
+        "node": format!("AROAEXAMPLE:{instance}"), "name": instance,
+        "peer_url": format!("https://{instance}:2380"), "client_url": format!("https://{instance}:2379"),
+    });
+    json!({
+        "generation": 1, "role": "member", "facts": facts, "had_data": true, "leader": instance, "reaches": reaches,
+    })
+}
+
+/// A backup of etcd that was begun so long ago, as far as a listing and its manifest tell.
+async fn back_up(context: &Context, minutes: i64) {
+    let at = Timestamp::now() - jiff::SignedDuration::from_mins(minutes);
+    let name: BackupName = format!("{}-7", at.strftime("%Y%m%dT%H%M%SZ"))
+        .parse()
+        .unwrap();
+    let digest = "00".repeat(32);
+    let manifest = json!({
+        "format": 1, "environment": "dev", "group": "secure", "generation": 1, "name": name, "finished_at": at,
+        "node": "i-1", "member_id": "a", "cluster_id": "b", "etcd_version": "3.6.8", "plain_bytes": 9000,
+        "plain_sha256": digest, "sealed_bytes": 9500, "parts": [digest], "recipients": [],
+    });
+    put(context, &keys::snapshot_part(1, &name, 0), vec![0; 9500]).await;
+    put_sealed(context, &keys::backup_manifest(1, &name), &manifest).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,8 +318,8 @@ async fn the_machines_are_shown_reached_scaled_and_replaced() {
     assert_eq!(members(&after, "dev-compute").len(), 2);
 
     // --- replace a member of etcd: only while the others are well
-    let member = &secure[0];
-    let replace = ["replace", "-e", "dev", member, "--confirm", "dev"];
+    let member_id = &secure[0];
+    let replace = ["replace", "-e", "dev", member_id, "--confirm", "dev"];
     let said = desk.run(&replace).await;
     assert!(
         said.code == 1 && said.err.matches("has not reported").count() == 2,
@@ -281,25 +334,70 @@ async fn the_machines_are_shown_reached_scaled_and_replaced() {
             && said.err.contains("not on the published release"),
         "{said:?}"
     );
-    report(&context, "secure", &secure[2], Some(release)).await;
+    // Its etcd has formed: the others reach each other, and what it holds has been put aside of late.
+    let others = [&secure[1], &secure[2]];
+    for other in others {
+        report_with(
+            &context,
+            "secure",
+            other,
+            Some(release),
+            member(other, &[other]),
+        )
+        .await;
+    }
+    let said = desk.run(&replace).await;
+    assert!(
+        said.code == 1
+            && said.err.contains("has no backup that could be restored")
+            && said.err.contains("`platformctl etcd backup -e dev`")
+            && said.err.matches("its etcd does not reach that of").count() == 2,
+        "{said:?}"
+    );
+    for other in others {
+        report_with(
+            &context,
+            "secure",
+            other,
+            Some(release),
+            member(other, &others),
+        )
+        .await;
+    }
+    back_up(&context, 90).await;
+    let said = desk.run(&replace).await;
+    assert!(
+        said.code == 1
+            && said.err.contains("is 90 minutes old, and 75 are the limit")
+            && !said.err.contains("does not reach"),
+        "{said:?}"
+    );
+    let unsaid = [&replace[..], &["--without-backup", " "]].concat();
+    let said = desk.run(&unsaid).await;
+    assert!(
+        said.code == 2 && said.err.contains("give a reason"),
+        "{said:?}"
+    );
+    assert_eq!(desk.account(&["look"])["states"][member_id], "running");
+    back_up(&context, 10).await;
     for (confirmed, says) in [
         (&replace[..4], "needs a confirmation"),
         (
-            &["replace", "-e", "dev", member, "--yes"],
+            &["replace", "-e", "dev", member_id, "--yes"],
             "needs a confirmation",
         ),
         (
-            &["replace", "-e", "dev", member, "--confirm", "prod"],
+            &["replace", "-e", "dev", member_id, "--confirm", "prod"],
             "is not the environment's name",
         ),
     ] {
         let said = desk.run(confirmed).await;
         assert!(said.code == 2 && said.err.contains(says), "{said:?}");
     }
-    assert_eq!(desk.account(&["look"])["states"][member], "running");
+    assert_eq!(desk.account(&["look"])["states"][member_id], "running");
     let said = desk.run(&replace).await;
     assert_eq!(said.code, 0, "{said:?}");
-    assert_eq!(desk.account(&["look"])["states"][member], "terminated");
+    assert_eq!(desk.account(&["look"])["states"][member_id], "terminated");
     // Its successor has not reported, so the next must wait.
     let said = desk
         .run(&["replace", "-e", "dev", &secure[1], "--confirm", "dev"])

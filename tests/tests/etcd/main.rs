@@ -15,7 +15,10 @@
 
 mod forms;
 mod heals;
+mod reforms;
 mod restores;
+mod rotates;
+mod spaces;
 mod stage;
 mod updates;
 mod writer;

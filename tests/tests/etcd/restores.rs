@@ -11,7 +11,10 @@ use shared::etcd::EtcdRole;
 use super::stage::{PATIENCE, Stage};
 use super::writer::Etcdctl;
 
-async fn platformctl(stage: &Stage, arguments: &[&str]) -> anyhow::Result<(i32, String)> {
+pub(crate) async fn platformctl(
+    stage: &Stage,
+    arguments: &[&str],
+) -> anyhow::Result<(i32, String)> {
     let mut command = stage.scene.operator.platformctl();
     command.args(arguments);
     let output = tokio::task::spawn_blocking(move || command.output()).await??;
@@ -20,7 +23,7 @@ async fn platformctl(stage: &Stage, arguments: &[&str]) -> anyhow::Result<(i32, 
 }
 
 /// Waits until each machine is a member of `generation`.
-async fn until_members_of(stage: &Stage, generation: u32) -> anyhow::Result<()> {
+pub(crate) async fn until_members_of(stage: &Stage, generation: u32) -> anyhow::Result<()> {
     for machine in &stage.machines {
         let what = format!(
             "{} is a member of generation {generation}",

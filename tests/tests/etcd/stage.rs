@@ -6,12 +6,13 @@ use std::time::Duration;
 use agent::etcd::{EtcdClient, EtcdIdentity};
 use anyhow::{Context as _, ensure};
 use platform_tests::etcd::free_ports;
-use platform_tests::etcd_kubelet::EtcdKubelet;
+use platform_tests::etcd_kubelet::{EtcdKubelet, Launch};
+use platform_tests::netns::{Network, Space};
 use platform_tests::node::{Node, eventually};
 use platform_tests::scene::{SECURE, Scene};
 use platform_tests::tools;
 use shared::documents::NodeStatus;
-use shared::etcd::{EtcdRole, Generation};
+use shared::etcd::{EtcdRole, Fence, Generation};
 use shared::store::keys;
 
 /// How long anything here may take on a machine that runs many tests at once.
@@ -50,8 +51,15 @@ impl Stage {
         }))
     }
 
-    /// Lays a node out, without starting its agent.
-    pub(crate) fn add(&mut self, name: &str) -> anyhow::Result<usize> {
+    /// Starts a machine whose kubelet never runs anything.
+    pub(crate) fn start_without_kubelet(&self, name: &str) -> anyhow::Result<Node> {
+        let (mut node, _) = self.lay_out(name)?;
+        node.start()?;
+        Ok(node)
+    }
+
+    /// A node with ports of its own, and its client URL.
+    fn lay_out(&self, name: &str) -> anyhow::Result<(Node, String)> {
         let [client, peer, metrics] = free_ports(3)?[..] else {
             anyhow::bail!("three ports");
         };
@@ -62,11 +70,47 @@ impl Stage {
              listen_peer_url = \"https://127.0.0.1:{peer}\"\nlisten_client_urls = [\"{client_url}\"]\n\
              metrics_url = \"http://127.0.0.1:{metrics}\"\n"
         ))?;
+        Ok((node, client_url))
+    }
+
+    /// Lays a node out, without starting its agent.
+    pub(crate) fn add(&mut self, name: &str) -> anyhow::Result<usize> {
+        let (node, client_url) = self.lay_out(name)?;
         let kubelet = EtcdKubelet::start(&node, &self.etcd)?;
         self.machines.push(Machine {
             node,
             kubelet,
             client_url,
+        });
+        Ok(self.machines.len() - 1)
+    }
+
+    /// A machine with an address of its own and the ports of the product, under its DNS name; its agent is started.
+    pub(crate) fn start_in(
+        &mut self,
+        name: &str,
+        network: &Network,
+        space: &Space,
+        amend: Option<fn(&mut serde_json::Value)>,
+    ) -> anyhow::Result<usize> {
+        let (host, ip) = (&space.host, space.ip);
+        let mut node = self.scene.node_at(SECURE, name, &network.store())?;
+        node.configure(&format!(
+            "[etcd]\npeer_url = \"https://{host}:2380\"\nclient_url = \"https://{host}:2379\"\n\
+             listen_peer_url = \"https://{ip}:2380\"\n\
+             listen_client_urls = [\"https://127.0.0.1:2379\", \"https://{ip}:2379\"]\n"
+        ))?;
+        node.run_through(space.through());
+        let launch = Launch {
+            through: space.through(),
+            amend,
+        };
+        let kubelet = EtcdKubelet::start_as(&node, &self.etcd, launch)?;
+        node.start()?;
+        self.machines.push(Machine {
+            node,
+            kubelet,
+            client_url: format!("https://{host}:2379"),
         });
         Ok(self.machines.len() - 1)
     }
@@ -170,6 +214,14 @@ impl Stage {
         }
         ids.dedup();
         ensure!(ids.len() == 1, "{ids:x?}");
+        // What its members answer is the number that the fence says, also after a restore.
+        let etcd = self.status(0)?.etcd.context("no word of etcd")?;
+        let key = keys::etcd_fence(etcd.generation);
+        let object: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(self.scene.bucket.object(&key))?)?;
+        let body = object["body"].as_str().context("a body")?;
+        let fence: Fence = serde_json::from_str(body)?;
+        ensure!(ids == [fence.cluster_id()], "{ids:x?}, {fence:?}");
         Ok(())
     }
 

@@ -4,3 +4,4 @@
 mod backups;
 mod client;
 mod restore;
+mod rewriting;

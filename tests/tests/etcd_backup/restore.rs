@@ -54,6 +54,7 @@ impl Stand {
             group_key: GroupKey::generate(),
             settings: BackupSettings::usual(1, recipients, Vec::new()),
             release: None,
+            restores: None,
             client,
             clock: Arc::new(SystemClock),
         })

@@ -1,5 +1,6 @@
 //! What was published is adopted by real agents, with the configuration that the machines' own user data has.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -7,48 +8,89 @@ use std::process::Command;
 use platform_tests::moto::with_credentials;
 use platform_tests::node::agent_binary;
 use serde_json::{Value, json};
+use shared::digest::Sha256Digest;
 
 use crate::desk::Desk;
 
-/// One machine of each group, as far as an agent sees it.
+/// Every machine of each group, as far as an agent sees it.
 pub(crate) fn real_agents_adopt(desk: &Desk, made: &Value) {
     let shown = desk.ctl(&["instances", "--output", "json"]).with(0, &[]);
     // What is said on standard error stands in it too.
     let json = &shown.said[shown.said.find("\n[\n").map_or(0, |at| at + 1)..];
     let machines = serde_json::Deserializer::from_str(json).into_iter::<Value>();
     let machines = machines.into_iter().next().unwrap().unwrap();
-    for (group, manifest) in [
-        ("secure", "kube-scheduler.yaml"),
-        ("compute", "kube-proxy.yaml"),
-    ] {
-        let machine = machines
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|m| m["group"] == json!(group))
-            .unwrap_or_else(|| panic!("no machine of {group}: {machines}"));
+    let machines = machines.as_array().unwrap();
+    let mut by_group: BTreeMap<&str, Vec<BTreeMap<String, String>>> = BTreeMap::new();
+    for machine in machines {
+        let group = machine["group"].as_str().unwrap();
         let id = machine["id"].as_str().unwrap();
         let root = desk.path("machines").join(id);
         configure(&root, &user_data(made, group), id);
-        let mut agent = Command::new(agent_binary());
-        with_credentials(&mut agent, &root);
-        let adopted = agent
-            .args(["once", "--config"])
-            .arg(root.join("config.toml"))
-            .output()
-            .unwrap();
-        assert!(adopted.status.success(), "{group}: {adopted:?}");
-        let there = root.join("root/etc/kubernetes/manifests").join(manifest);
-        assert!(there.is_file(), "{group} has no {manifest}: {adopted:?}");
-        desk.ctl(&["instances"]).with(0, &[id]);
+        let agent = |verb: &str| {
+            let mut agent = Command::new(agent_binary());
+            with_credentials(&mut agent, &root);
+            // By its access key moto's log knows whose request it was.
+            let output = agent
+                .env("AWS_ACCESS_KEY_ID", format!("AGENT{group}"))
+                .args([verb, "--config"])
+                .arg(root.join("config.toml"))
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{group} {verb}: {output:?}");
+        };
+        agent("once");
+        // The disk against the digests of the signed release.
+        agent("verify");
+        let found = digests(&root.join("root/etc/kubernetes"));
+        by_group.entry(group).or_default().push(found);
+    }
+    let machines_of = |group: &str| by_group.get(group).map_or(0, Vec::len);
+    assert_eq!((machines_of("secure"), machines_of("compute")), (3, 1));
+    for (group, manifest) in [
+        ("secure", "manifests/kube-scheduler.yaml"),
+        ("compute", "manifests/kube-proxy.yaml"),
+    ] {
+        let all = &by_group[group];
+        assert!(all[0].contains_key(manifest), "{group}: {:?}", all[0]);
+        assert!(all.iter().all(|one| *one == all[0]), "{group}: {all:#?}");
+        // What `build` wrote for people to read is what machines have, where no secret is in it.
+        let built = digests(&desk.path(".platform/dev/build").join(group));
+        let same = built
+            .iter()
+            .filter(|(path, digest)| all[0].get(*path) == Some(digest));
+        assert!(same.count() > 0, "{group}: {built:?}");
     }
     let status = desk.ctl(&["status", "--output", "json"]);
-    for group in ["secure", "compute"] {
-        let reports = format!("nodes/{group}/AROAEXAMPLEROLEID:i-");
-        let keys = desk.observe()["buckets"]["example-dev-secrets"]["keys"].to_string();
-        assert!(keys.contains(&reports), "{group}: {keys}\n{}", status.said);
+    let keys = desk.observe()["buckets"]["example-dev-secrets"]["keys"].to_string();
+    for machine in machines {
+        let (group, id) = (&machine["group"], &machine["id"]);
+        let report = format!(
+            "nodes/{}/AROAEXAMPLEROLEID:{}.json",
+            group.as_str().unwrap(),
+            id.as_str().unwrap()
+        );
+        assert!(keys.contains(&report), "{report}: {keys}\n{}", status.said);
     }
     assert!(!status.said.contains("is not believed"), "{}", status.said);
+}
+
+/// The SHA-256 of every file below a directory, by its path there.
+fn digests(directory: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut waiting = vec![directory.to_owned()];
+    while let Some(next) = waiting.pop() {
+        for entry in fs::read_dir(&next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                waiting.push(path);
+            } else {
+                let below = path.strip_prefix(directory).unwrap().display().to_string();
+                let digest = Sha256Digest::of(&fs::read(&path).unwrap());
+                found.insert(below, digest.to_string());
+            }
+        }
+    }
+    found
 }
 
 /// What the group's launch template has.

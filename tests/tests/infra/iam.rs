@@ -4,6 +4,8 @@ use platform_tests::iam::{Decision, Request, judge};
 use serde_json::{Value, json};
 
 const BUCKET: &str = "arn:aws:s3:::example-dev-secrets";
+/// That of the machines that `adoption.rs` plays.
+const ROLE_ID: &str = "AROAEXAMPLEROLEID:";
 const ME: &str = "AROAEXAMPLE:i-0123456789abcdef0";
 
 struct Role<'a> {
@@ -203,4 +205,119 @@ pub(crate) fn check_bucket(seen: &Value) {
             "{often}"
         );
     }
+}
+
+/// The role of a group and the bucket's own policy at once, as AWS judges them: what either denies is denied.
+fn together(seen: &Value, group: &str) -> Vec<Value> {
+    let role = seen["roles"][format!("kube-dev-{group}")]["policies"].as_array();
+    let mut all = role.unwrap().clone();
+    all.push(seen["buckets"]["example-dev-secrets"]["policy"].clone());
+    all
+}
+
+/// What a machine may write is still written once where it is to be, and over TLS only.
+pub(crate) fn check_both(seen: &Value) {
+    let secure = together(seen, "secure");
+    let put = |key: &str| {
+        Request::new("s3:PutObject", &format!("{BUCKET}/{key}"))
+            .with("aws:userid", ME)
+            .with("aws:SecureTransport", "true")
+            .with("s3:ObjectCreationOperation", "true")
+    };
+    let is = |request: &Request| judge(&secure, request).unwrap();
+    for once in ["etcd/1/cluster.json", "etcd/1/backups/x.json"] {
+        assert_eq!(is(&put(once)), Decision::Denied, "{once}");
+        let fresh = put(once).with("s3:if-none-match", "*");
+        assert_eq!(is(&fresh), Decision::Allowed, "{once}");
+        let open = fresh.with("aws:SecureTransport", "false");
+        assert_eq!(is(&open), Decision::Denied, "{once}");
+    }
+    for often in [
+        "rollouts/secure.json".to_owned(),
+        format!("nodes/secure/{ME}.json"),
+    ] {
+        assert_eq!(is(&put(&often)), Decision::Allowed, "{often}");
+    }
+    // What nobody denies and nobody allows.
+    let foreign = put("groups/secure/targets/x").with("s3:if-none-match", "*");
+    assert_eq!(is(&foreign), Decision::NotAllowed);
+}
+
+/// Everything that real agents asked the account for is what their group may do.
+pub(crate) fn check_requests(seen: &Value, requests: &[Value]) {
+    let mut kinds = std::collections::BTreeSet::new();
+    for group in ["secure", "compute"] {
+        let policies = together(seen, group);
+        let by = json!(format!("AGENT{group}"));
+        for asked in requests.iter().filter(|asked| asked["by"] == by) {
+            let request = as_judged(asked, seen, group);
+            let decision = judge(&policies, &request).unwrap();
+            assert_eq!(
+                decision,
+                Decision::Allowed,
+                "{group}: {asked} as {request:?}"
+            );
+            kinds.insert(format!("{group} {}", request.action));
+        }
+    }
+    for group in ["secure", "compute"] {
+        for action in ["s3:GetObject", "s3:PutObject", "kms:Decrypt"] {
+            let kind = format!("{group} {action}");
+            assert!(kinds.contains(&kind), "no {kind} was asked for: {kinds:?}");
+        }
+    }
+}
+
+/// A request as AWS gives it to its policies.
+fn as_judged(asked: &Value, seen: &Value, group: &str) -> Request {
+    let text = |name: &str| asked[name].as_str().unwrap_or_default();
+    let request = if text("target") == "TrentService.Decrypt" {
+        let role = &seen["roles"][format!("kube-dev-{group}")]["policies"][0];
+        let statements = role["Statement"].as_array().unwrap();
+        let unwrap = statements.iter().find(|s| s["Action"] == "kms:Decrypt");
+        let key = unwrap.unwrap()["Resource"].as_str().unwrap();
+        let named = asked["body"]["KeyId"].as_str().unwrap();
+        assert!(key.ends_with(named), "the agent names the key: {named}");
+        let context = asked["body"]["EncryptionContext"].as_object().unwrap();
+        context.iter().fold(
+            Request::new("kms:Decrypt", key),
+            |request, (name, value)| {
+                let name = format!("kms:EncryptionContext:{name}");
+                request.with(&name, value.as_str().unwrap())
+            },
+        )
+    } else {
+        let key = text("path").strip_prefix("/example-dev-secrets").unwrap();
+        let key = key.trim_start_matches('/');
+        let listed = text("query")
+            .split('&')
+            .find_map(|part| part.strip_prefix("prefix="));
+        match (text("method"), key) {
+            ("GET", "") => Request::new("s3:ListBucket", BUCKET)
+                .with("s3:prefix", &listed.unwrap().replace("%2F", "/")),
+            (method, key) => {
+                let action = match method {
+                    "GET" | "HEAD" => "s3:GetObject",
+                    "PUT" => "s3:PutObject",
+                    "DELETE" => "s3:DeleteObject",
+                    other => panic!("{other} {asked}"),
+                };
+                Request::new(action, &format!("{BUCKET}/{key}"))
+                    .with("s3:ObjectCreationOperation", "true")
+            }
+        }
+    };
+    let request = match asked["if_none_match"].as_str() {
+        Some(tag) if request.action == "s3:PutObject" => request.with("s3:if-none-match", tag),
+        _ => request,
+    };
+    // Whose own object it is, shows: a machine that writes another's is refused.
+    let own = ROLE_ID;
+    let me = text("path").rsplit('/').next().unwrap_or_default();
+    let me = me
+        .strip_suffix(".json")
+        .filter(|name| name.starts_with(own));
+    request
+        .with("aws:userid", me.unwrap_or(ME))
+        .with("aws:SecureTransport", "true")
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::adoption::real_agents_adopt;
 use crate::desk::Desk;
-use crate::iam::{check_bucket, check_roles};
+use crate::iam::{check_both, check_bucket, check_requests, check_roles};
 
 const TERRAFORM_BUCKET: &str = "example-dev-terraform";
 const STATE: &str = "us-east-1/dev/terraform.tfstate";
@@ -20,8 +20,7 @@ async fn an_empty_account_to_two_groups() {
         return;
     };
     let empty = desk.observe();
-    interrupted_steps(&desk);
-    interrupted_apply(&desk);
+    interrupted_apply(&desk).await;
 
     let done = desk.start_run().end();
     let done = done.with(
@@ -49,14 +48,21 @@ async fn an_empty_account_to_two_groups() {
     let made = desk.observe();
     check_roles(&made);
     check_bucket(&made);
+    check_both(&made);
+    check_requests(&made, &desk.requests());
     no_secret_is_in_the_state(&desk, &done.said).await;
     assert_eq!(locks(&made), 0, "no lock is left");
 
+    // A key of KMS as the bucket's default is one that no machine may use.
+    desk.account(
+        r#"client("s3").put_bucket_encryption(Bucket="example-dev-secrets", ServerSideEncryptionConfiguration={"Rules": [
+            {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms"}}]})"#,
+    );
     let again = desk.start_run().end();
     again.with(
         0,
         &[
-            "buckets: nothing to do",
+            "buckets: set encryption by S3's own keys of example-dev-secrets",
             "keyring: nothing to do",
             "nothing differs from release 1",
             "ssh key: nothing to do",
@@ -80,7 +86,44 @@ async fn an_empty_account_to_two_groups() {
     assert_eq!(plan.said.matches("change   ").count(), 1, "{}", plan.said);
     assert_eq!(desk.observe(), made, "a plan changes nothing");
 
+    a_new_image_and_flavor(&desk, &made);
     a_change_a_shrink_and_the_end(&desk, &empty);
+}
+
+/// An image by its name and another instance type: new versions of the launch templates, and no machine is touched.
+fn a_new_image_and_flavor(desk: &Desk, before: &Value) {
+    let machines = |said: &str| -> Vec<String> {
+        let lines = said.lines().filter(|line| line.starts_with("|  dev-"));
+        let ids = lines.map(|line| line.split('|').nth(4).unwrap().trim().to_owned());
+        ids.collect()
+    };
+    let shown = desk.ctl(&["instances"]).with(0, &[]);
+    assert!(!shown.said.contains("out of date"), "{}", shown.said);
+    let old = machines(&shown.said);
+    assert_eq!(old.len(), 4, "{}", shown.said);
+
+    let image = desk.prepared["image"].as_str().unwrap();
+    desk.change("coreos_image", "flatcar-by-name");
+    desk.change("compute_flavor", "t3.large");
+    desk.ctl(&["apply", "--yes"])
+        .with(0, &["changed: aws_launch_template.machine"]);
+    let after = desk.observe();
+    for (template, was) in after["templates"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(before["templates"].as_array().unwrap())
+    {
+        assert_eq!(template["image"], desk.prepared["named"], "by its name");
+        assert_ne!(template["image"], json!(image));
+        let version = |of: &Value| of["version"].as_u64().unwrap();
+        assert_eq!(version(template), version(was) + 1, "{template}");
+    }
+    assert_eq!(after["templates"][0]["type"], json!("t3.large"));
+    let shown = desk.ctl(&["instances"]).with(0, &[]);
+    assert_eq!(machines(&shown.said), old, "no machine was touched");
+    let marked = shown.said.matches("out of date").count();
+    assert!(marked >= 4, "each is out of date: {}", shown.said);
 }
 
 /// A change is applied, a shrinking one is refused, and everything goes.
@@ -120,8 +163,19 @@ fn a_change_a_shrink_and_the_end(desk: &Desk, empty: &Value) {
 
     desk.ctl(&["destroy", "--yes"])
         .with(2, &["the buckets stay", "--confirm dev"]);
+    // The key, the zone and the image that it was made with need not be there any more.
+    let path = desk.path("environments/dev.tfvars");
+    let file = fs::read_to_string(&path).unwrap();
+    for (key, gone) in [
+        ("kms_master_id", "alias/gone"),
+        ("dns_zone_name", "gone.example"),
+        ("coreos_image", "gone"),
+    ] {
+        desk.change(key, gone);
+    }
     desk.ctl(&["destroy", "--yes", "--confirm", "dev"])
         .with(0, &["destroyed the infrastructure of dev"]);
+    fs::write(&path, file).unwrap();
     let mut gone = desk.observe();
     let buckets = gone["buckets"].take();
     assert_eq!(buckets.as_object().unwrap().len(), 2, "both buckets stay");
@@ -133,32 +187,48 @@ fn a_change_a_shrink_and_the_end(desk: &Desk, empty: &Value) {
     assert_eq!(desk.observe(), *empty);
 }
 
-/// Ended by a signal early in each step, nothing is broken for the next.
-fn interrupted_steps(desk: &Desk) {
-    for (step, signal) in [
-        ("==> doctor", Signal::SIGKILL),
-        ("==> buckets", Signal::SIGINT),
-        ("==> keyring", Signal::SIGKILL),
-        ("==> build", Signal::SIGINT),
-        ("==> publish", Signal::SIGKILL),
-    ] {
-        let mut run = desk.start_run();
-        run.until(step);
-        run.signal(signal);
-        let ended = run.end();
-        assert!(!ended.status.success(), "{step}: {}", ended.said);
-    }
-}
-
-fn interrupted_apply(desk: &Desk) {
-    // Killed: the engine goes on by itself, and the next run waits for it.
+/// Killed, the engine goes on by itself, and the next run waits for it: one in this directory for its end, one in another
+/// directory is told who is at work.
+async fn interrupted_apply(desk: &Desk) {
+    desk.hold("Action=CreateSubnet", 0);
     let mut run = desk.start_run();
     run.until("made: aws_vpc.this");
+    desk.until_held();
+    assert_eq!(lock_objects(desk).await, 1, "one while it is applied");
+    let other = desk.another_directory();
+    let refused = Desk::end_of(desk.platformctl_in(other.path(), &["plan"]));
+    let holder = format!("the state is locked by {}", holder());
+    refused.with(1, &[&holder, "(apply) since", "--release-lock"]);
     run.signal(Signal::SIGKILL);
     run.end();
+    // Whoever waits can leave.
+    let mut impatient = desk.start_run();
+    impatient.until("an earlier run is still at work");
+    impatient.signal(Signal::SIGINT);
+    impatient.end().with(1, &["interrupted"]);
+    assert_eq!(lock_objects(desk).await, 1, "the first is still at work");
+    desk.release();
     let mut next = desk.start_run();
     next.until("an earlier run is still at work");
     next.end().with(0, &[]);
+}
+
+/// Whom Terraform calls the holder of a lock: `user@machine`.
+fn holder() -> String {
+    let output = std::process::Command::new("sh")
+        .args(["-c", "printf '%s@%s' \"$(id -un)\" \"$(hostname)\""])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The locks of the state that there are; there may be no state yet.
+async fn lock_objects(desk: &Desk) -> usize {
+    let s3 = desk.moto.s3().await;
+    let listed = s3.list_objects_v2().bucket(TERRAFORM_BUCKET).send().await;
+    let listed = listed.unwrap();
+    let keys = listed.contents().iter().filter_map(|object| object.key());
+    keys.filter(|key| *key == format!("{STATE}.tflock")).count()
 }
 
 fn locks(seen: &Value) -> usize {
@@ -232,7 +302,7 @@ async fn no_secret_is_in_the_state(desk: &Desk, said: &str) {
         let path = desk.path(".platform/dev/terraform").join(name);
         places.push((
             name.to_owned(),
-            fs::read_to_string(&path).unwrap_or_default(),
+            fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())),
         ));
     }
     let secrets = secret_texts(&keyring.content);
@@ -291,12 +361,15 @@ fn everything_is_there(seen: &Value) {
     }
     let subnets = list("subnets");
     assert_eq!(subnets.len(), 6);
-    let compute_c = json!({"cidr": "10.100.2.0/24", "zone": "us-east-1c", "name": "dev-compute", "public": true});
-    assert!(subnets.contains(&compute_c), "{subnets:?}");
-    assert_eq!(
-        seen["endpoints"],
-        json!([{"service": "com.amazonaws.us-east-1.s3", "routes": 1}])
-    );
+    let compute_c = subnets
+        .iter()
+        .find(|subnet| subnet["cidr"] == json!("10.100.2.0/24"))
+        .unwrap();
+    assert_eq!(compute_c["zone"], json!("us-east-1c"));
+    assert_eq!(compute_c["tags"]["Name"], json!("dev-compute"));
+    let endpoint = &seen["endpoints"][0];
+    assert_eq!(endpoint["service"], json!("com.amazonaws.us-east-1.s3"));
+    assert_eq!(endpoint["routes"], json!(1));
 
     let rules = |group: &str| seen["rules"][group].as_array().unwrap().clone();
     let rule = |protocol: &str, port: u16, source: &str| json!({"protocol": protocol, "from": port, "to": port, "source": source});
@@ -375,6 +448,8 @@ fn everything_is_there(seen: &Value) {
     for template in list("templates") {
         assert_eq!(template["metadata"]["HttpTokens"], json!("required"));
         assert_eq!(template["metadata"]["HttpPutResponseHopLimit"], json!(1));
+        // moto's images have their root there, and not where Flatcar's have it.
+        assert_eq!(template["disks"][0]["DeviceName"], json!("/dev/sda1"));
         assert_eq!(template["disks"][0]["Ebs"]["Encrypted"], json!(true));
         assert_eq!(template["disks"][0]["Ebs"]["VolumeType"], json!("gp3"));
         assert_eq!(template["names"]["HostnameType"], json!("ip-name"));
@@ -386,25 +461,36 @@ fn everything_is_there(seen: &Value) {
                 .starts_with("#cloud-config\n")
         );
     }
+    let balancers = list("balancers");
+    let shown: Vec<_> = balancers
+        .iter()
+        .map(|b| (b["name"].as_str().unwrap(), b["scheme"].as_str().unwrap()))
+        .collect();
     assert_eq!(
-        seen["balancers"],
-        json!([
-            {"name": "api-dev", "scheme": "internet-facing", "type": "network"},
-            {"name": "api-int-dev", "scheme": "internal", "type": "network"},
-        ])
+        shown,
+        [("api-dev", "internet-facing"), ("int-dev", "internal")]
     );
+    for balancer in &balancers {
+        let listener = &balancer["listeners"][0];
+        assert_eq!(
+            (&listener["port"], &listener["protocol"], &listener["to"]),
+            (&json!(6443), &json!("TCP"), &json!([balancer["name"]])),
+        );
+    }
     for target in list("targets") {
         assert_eq!(
             (&target["protocol"], &target["port"], &target["check"]),
             (&json!("TCP"), &json!(6443), &json!("HTTPS /readyz"))
         );
     }
-    let names: Vec<String> = list("records")
-        .iter()
-        .map(|r| r["name"].as_str().unwrap().to_owned())
-        .collect();
-    assert_eq!(names, ["kube-internal.example.com.", "kube.example.com."]);
-    assert_eq!(seen["keys"], json!(["kube-dev"]));
+    assert_eq!(
+        seen["records"],
+        json!([
+            {"name": "kube-internal.example.com.", "to": "int-dev"},
+            {"name": "kube.example.com.", "to": "api-dev"},
+        ])
+    );
+    assert_eq!(seen["keys"][0]["name"], json!("kube-dev"));
 
     for (name, statements) in [(BUCKET, 2), (TERRAFORM_BUCKET, 1)] {
         let bucket = &seen["buckets"][name];

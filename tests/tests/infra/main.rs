@@ -4,8 +4,10 @@
 //! health; what it answers otherwise than AWS is put right in `src/moto/serve.py`, and said there.
 
 mod adoption;
+mod comparable;
 mod desk;
 mod files;
 mod iam;
+mod interruptions;
 mod life;
 mod refusals;

@@ -236,10 +236,10 @@ async fn an_artifact_collected_while_its_release_is_published_is_put_back() {
     assert_eq!(said.code, 0, "{said:?}");
     let places = "artifacts:\n  - name: tool\n    path: /opt/bin/tool\n    mode: \"0755\"\n";
     std::fs::write(operator.path("manifests/secure/node.yaml"), places).unwrap();
-    let is_tool = |key: &String| key.starts_with("groups/secure/") && key.ends_with(".tool-v1");
-    let tool = bucket.keys().into_iter().find(is_tool).unwrap();
+    let digest = shared::digest::Sha256Digest::of(b"a tool");
+    let tool = keys::target(&"secure".parse().unwrap(), &digest, "tool-v1");
 
-    // It was in the bucket when the publish looked; a collection goes by before the last write.
+    // The publish puts it into the bucket before it goes on; a collection goes by before the last write.
     let (object, collection) = (bucket.object(&tool), bucket.object(keys::COLLECTION));
     let gone = object.clone();
     let collects = move |request: &ProxyRequest| {

@@ -6,16 +6,16 @@ use std::process::Stdio;
 
 use ctl::rollouts;
 use jiff::{SignedDuration, Timestamp};
+use platform_tests::reports::{idle, write_report};
 use platform_tests::scene::SECURE;
 use platform_tests::workspace::{Bucket, Operator, group};
 use shared::bundle::TimeSpan;
 use shared::digest::Sha256Digest;
 use shared::documents::{
     Decision, FailedAdoption, Halt, Holder, HolderWork, NodeStatus, Nonce, Phase, RolloutDocument,
-    RolloutReport, STATUS_FORMAT, SlotReport, Transition, seal_node_object,
+    SlotReport, Transition,
 };
 use shared::names::ReleaseNumber;
-use shared::store::keys;
 
 use super::{Said, run};
 
@@ -29,28 +29,7 @@ fn n(number: u64) -> ReleaseNumber {
 }
 
 fn status(node: &str, release: u64, age: i64) -> NodeStatus {
-    NodeStatus {
-        format: STATUS_FORMAT,
-        environment: "local".parse().unwrap(),
-        group: group(SECURE),
-        node: node.parse().unwrap(),
-        agent_version: "0.1.0".to_owned(),
-        agent_sha256: None,
-        update_rejected: None,
-        release: ReleaseNumber::new(release),
-        published: Some(n(1)),
-        phase: Phase::Idle,
-        error: None,
-        hold: None,
-        drift_repaired: 0,
-        foreign: Vec::new(),
-        clock_skew_seconds: Some(0),
-        etcd: None,
-        metadata_expires: None,
-        rollout: RolloutReport::default(),
-        backup: None,
-        written_at: Timestamp::now() - SignedDuration::from_secs(age),
-    }
+    idle(SECURE, node, release, age)
 }
 
 impl Stage {
@@ -62,17 +41,9 @@ impl Stage {
     }
 
     async fn report(&self, status: &NodeStatus) {
-        let keyring = self.operator.keyring().await.unwrap();
-        let key = keys::node_status(&status.group, &status.node);
-        let name = keys::bound_name(&status.environment, &key);
-        let group_key = &keyring.group(&status.group).unwrap().group_key;
-        let path = self.bucket.object(&key);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(
-            path,
-            seal_node_object(status, &name, Some(group_key)).unwrap(),
-        )
-        .unwrap();
+        write_report(&self.bucket, &self.operator, status)
+            .await
+            .unwrap();
     }
 
     /// As a node changes it.
@@ -137,8 +108,27 @@ fn slot(document: &mut RolloutDocument) {
 async fn status_shows_a_rollout_with_its_bar_slot_and_halt() {
     let stage = Stage::set().await;
     let said = stage.run(&["status", SECURE]).await;
-    assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(said.code, 3, "{said:?}");
+    let none = "MISSING NODES: 0 of 3 nodes have reported within the hour";
+    assert!(said.out.contains(none), "{said:?}");
     assert!(said.out.contains("no node has reported yet"), "{said:?}");
+
+    for (node, code) in [("i-1", 3), ("i-2", 3), ("i-3", 0)] {
+        stage.report(&status(node, 1, 0)).await;
+        let said = stage.run(&["status", SECURE]).await;
+        assert_eq!(said.code, code, "{node}: {said:?}");
+    }
+    let path = stage.bucket.object("nodes/secure/i-3.json");
+    std::fs::remove_file(path).unwrap();
+    let said = stage.run(&["status", SECURE]).await;
+    assert!(said.out.contains("2 of 3 nodes"), "{said:?}");
+    let json = stage.run(&["status", "--output", "json"]).await.json();
+    let (secure, compute) = (&json["groups"][0], &json["groups"][1]);
+    assert_eq!(secure["least_nodes"], 3, "{secure}");
+    let said = secure["shortage"].as_str().unwrap();
+    assert!(said.starts_with("2 of 3 nodes"), "{secure}");
+    let said = compute["shortage"].as_str().unwrap();
+    assert!(said.starts_with("0 of 2 nodes"), "{compute}");
 
     stage.report(&status("i-1", 1, 0)).await;
     let mut second = status("i-2", 0, 0);
@@ -406,6 +396,7 @@ async fn a_node_that_is_gone_is_forgotten_and_one_that_is_there_is_not() {
         now.holders.is_empty() && now.forgotten.len() == 1,
         "{now:?}"
     );
+    stage.operator.expect_nodes(1, 2).unwrap();
     let said = stage.run(&["status", SECURE]).await;
     assert_eq!(said.code, 0, "{said:?}");
     assert!(!said.out.contains("i-2"), "{said:?}");
@@ -425,6 +416,7 @@ async fn a_node_explains_itself() {
         at: Timestamp::now(),
         what: "rollouts/secure.json: asked for a slot\u{1b}[2J".to_owned(),
         release: Some(n(1)),
+        object: Some("rollouts/secure.json".to_owned()),
         digest: Some(Sha256Digest::of(b"bundle")),
         result: "waits: i-2 tries it first".to_owned(),
     }];

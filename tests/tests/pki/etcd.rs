@@ -9,15 +9,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use ctl::pki::deliver;
+use ctl::render::EMBEDDED;
 use platform_tests::node::eventually;
 use platform_tests::tools;
 use platform_tests::workspace::group;
-use shared::documents::Pki;
+use shared::documents::{Nonce, Pki};
+use shared::etcd::{Form, Generation, InitialMember, Listen, MemberFacts, Memory, render_config};
 use tempfile::TempDir;
 
 use super::{fresh, output};
 
 const MEMBERS: usize = 3;
+const BASE: &str = "secure/files/etcd/base.yaml.j2";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One member; it ends with the test.
@@ -57,55 +60,51 @@ fn write_secrets(directory: &Path, region: &str) -> anyhow::Result<Pki> {
     Ok(pki)
 }
 
+/// The members with the configuration file that an agent makes of the release's base, but for where things lie.
 fn start(etcd: &Path, directory: &Path) -> anyhow::Result<Vec<Member>> {
-    let help = output(Command::new(etcd).arg("--help")).1;
-    let ports = free_ports(2 * MEMBERS)?;
-    let (clients, peers) = ports.split_at(MEMBERS);
-    let cluster: Vec<String> = (0..MEMBERS)
-        .map(|n| format!("m{n}=https://127.0.0.1:{}", peers[n]))
-        .collect();
-    let secrets = directory.join("etcd");
-    let secret = |name: &str| secrets.join(name).display().to_string();
+    let ports = free_ports(3 * MEMBERS)?;
+    let (clients, others) = ports.split_at(MEMBERS);
+    let (peers, metrics) = others.split_at(MEMBERS);
+    let base = EMBEDDED.iter().find(|(path, _)| *path == BASE);
+    let secrets = directory.join("etcd").display().to_string();
+    let base = base
+        .context("the base")?
+        .1
+        .replace("/etc/kubernetes/secrets", &secrets);
+    let facts: Vec<MemberFacts> = (0..MEMBERS)
+        .map(|n| {
+            Ok(MemberFacts {
+                node: format!("i-{n}").parse()?,
+                name: format!("m{n}"),
+                peer_url: format!("https://127.0.0.1:{}", peers[n]),
+                client_url: format!("https://127.0.0.1:{}", clients[n]),
+            })
+        })
+        .collect::<anyhow::Result<_>>()?;
+    let memory = Memory {
+        generation: Generation::FIRST,
+        form: Form::New {
+            nonce: Nonce::random(),
+            started: true,
+        },
+        initial: facts.iter().map(InitialMember::of).collect(),
+        led: None,
+    };
     let mut members = Vec::new();
-    for n in 0..MEMBERS {
-        let client = format!("https://127.0.0.1:{}", clients[n]);
-        let peer = format!("https://127.0.0.1:{}", peers[n]);
-        // The flags of manifests/secure/etcd.yaml.j2 that have to do with TLS, and what a member needs besides.
-        let mut flags = vec![
-            ("name", format!("m{n}")),
-            (
-                "data-dir",
-                directory.join(format!("m{n}")).display().to_string(),
-            ),
-            ("listen-client-urls", client.clone()),
-            ("advertise-client-urls", client),
-            ("listen-peer-urls", peer.clone()),
-            ("initial-advertise-peer-urls", peer),
-            ("initial-cluster", cluster.join(",")),
-            ("initial-cluster-state", "new".to_owned()),
-            ("initial-cluster-token", "pki-test".to_owned()),
-            ("client-cert-auth", "true".to_owned()),
-            ("trusted-ca-file", secret("ca.crt")),
-            ("cert-file", secret("server.crt")),
-            ("key-file", secret("server.key")),
-            ("peer-client-cert-auth", "true".to_owned()),
-            ("peer-trusted-ca-file", secret("peer-ca.crt")),
-            ("peer-cert-file", secret("peer.crt")),
-            ("peer-key-file", secret("peer.key")),
-        ];
-        // etcd 3.4 knows one certificate for both directions.
-        if help.contains("--peer-client-cert-file") {
-            flags.push(("peer-client-cert-file", secret("peer-client.crt")));
-            flags.push(("peer-client-key-file", secret("peer-client.key")));
-        }
+    for (n, own) in facts.iter().enumerate() {
+        let listen = Listen {
+            peer_url: own.peer_url.clone(),
+            client_urls: vec![own.client_url.clone()],
+            metrics_url: Some(format!("http://127.0.0.1:{}", metrics[n])),
+        };
+        let data = directory.join(&own.name).display().to_string();
+        let text = render_config(&base, own, &listen, "pki-test", &data, &memory)?;
+        let file = directory.join(format!("m{n}.yaml"));
+        std::fs::write(&file, text)?;
         let log = directory.join(format!("m{n}.log"));
         let written = File::create(&log)?;
         let process = Command::new(etcd)
-            .args(
-                flags
-                    .iter()
-                    .map(|(flag, value)| format!("--{flag}={value}")),
-            )
+            .arg(format!("--config-file={}", file.display()))
             .stdin(Stdio::null())
             .stdout(written.try_clone()?)
             .stderr(written)

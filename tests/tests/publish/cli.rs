@@ -3,6 +3,8 @@
 use std::process::Output;
 
 use ctl::render::secret_dirs;
+use http::Method;
+use platform_tests::faulty_proxy::{Fault, FaultyProxy};
 use platform_tests::workspace::{Bucket, Operator, group};
 use shared::digest::Sha256Digest;
 use shared::store::keys;
@@ -49,8 +51,12 @@ async fn codes_say_what_happened() {
     assert_eq!(code, 0, "{said}");
     assert!(shown.contains("renewed"), "{shown}");
     let (code, shown, said) = run(&operator, &["status", e[0], e[1]]).await;
-    assert_eq!(code, 0, "{said}");
+    assert_eq!(code, 3, "no node is there: {said}");
     assert!(shown.contains("published release 1"), "{shown}");
+    assert!(
+        shown.contains("0 of 3 nodes") && shown.contains("0 of 2 nodes"),
+        "{shown}"
+    );
     assert_eq!(bucket.requests().server_errors, 0);
 
     let (code, _, said) = run(&operator, &["publish", e[0], e[1], "edge", "secure", "far"]).await;
@@ -141,4 +147,30 @@ async fn a_diff_shows_manifests_and_never_a_secret() {
             "{hidden}: {shown}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publish_that_fails_in_the_middle_says_what_it_has_published() {
+    let bucket = Bucket::start().await.unwrap();
+    let proxy = FaultyProxy::start(bucket.store().addr()).await.unwrap();
+    let operator = Operator::new(&proxy.endpoint()).await.unwrap();
+    proxy.set_where(
+        |r| r.method == Method::PUT && r.key == "groups/compute/metadata/timestamp.json",
+        Fault::Status(403, "AccessDenied"),
+    );
+    let json = ["publish", "-e", "local", "--output", "json"];
+    let (code, shown, said) = run(&operator, &json).await;
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("group compute was not published"), "{said}");
+    let told: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let secure = serde_json::json!([{"group": "secure", "release": 1, "what": "released"}]);
+    assert_eq!(told["groups"], secure, "{told}");
+    let failed = told["failed"].as_str().unwrap();
+    assert!(failed.contains("group compute was not published"), "{told}");
+
+    // Nothing published, nothing said to programs.
+    proxy.clear();
+    proxy.set("operator/keyring.json", Fault::Status(403, "AccessDenied"));
+    let (code, shown, said) = run(&operator, &json).await;
+    assert_eq!((code, shown.as_str()), (1, ""), "{said}");
 }

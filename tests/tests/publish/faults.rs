@@ -11,25 +11,25 @@ use tempfile::TempDir;
 
 use super::{released, told};
 
-const TIMESTAMP: &str = "groups/secure/metadata/timestamp.json";
+pub(super) const TIMESTAMP: &str = "groups/secure/metadata/timestamp.json";
 
-struct Stage {
-    _bucket: Bucket,
-    proxy: FaultyProxy,
+pub(super) struct Stage {
+    pub(super) bucket: Bucket,
+    pub(super) proxy: FaultyProxy,
     /// Publishes through the proxy.
-    operator: Operator,
+    pub(super) operator: Operator,
     /// Looks at the bucket directly.
     witness: Operator,
 }
 
 impl Stage {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let bucket = Bucket::start().await.unwrap();
         let proxy = FaultyProxy::start(bucket.store().addr()).await.unwrap();
         let operator = Operator::new(&proxy.endpoint()).await.unwrap();
         let witness = operator.colleague(&bucket.endpoint()).await.unwrap();
         Self {
-            _bucket: bucket,
+            bucket,
             proxy,
             operator,
             witness,
@@ -46,7 +46,7 @@ impl Stage {
             .map_err(|e| e.kind())
     }
 
-    fn amend(&self, from: u64, to: u64) {
+    pub(super) fn amend(&self, from: u64, to: u64) {
         let count = |n: u64| format!("--terminated-pod-gc-threshold={n}");
         let template = "secure/kube-controller-manager.yaml.j2";
         self.operator

@@ -3,6 +3,7 @@
 mod cli;
 mod content;
 mod expiry;
+mod fault_matrix;
 mod faults;
 mod keys;
 mod races;

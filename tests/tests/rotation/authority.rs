@@ -1,13 +1,15 @@
 //! A certificate authority in three publishes.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use platform_tests::node::PATIENCE;
+use platform_tests::node::{Node, PATIENCE};
 use platform_tests::scene::{COMPUTE, SECURE, Scene, until};
+use serde_json::Value;
 use shared::documents::{AuthorityName, Rotating, Step};
 use tokio::net::TcpListener;
 
@@ -16,6 +18,32 @@ use super::{Result, adopted, done, killed_when, publish_and_adopt, refused};
 
 fn cluster_step(pki: &shared::documents::Pki) -> Step {
     pki.authorities[&AuthorityName::Cluster].step()
+}
+
+/// What the addons' pods are annotated with: they read whom to trust at start only, so another value starts them anew.
+fn told_to_addons(node: &Node) -> anyhow::Result<String> {
+    let of_objects = SecretsOf::new(node, "addons_objects").directory()?;
+    let mut told = BTreeSet::new();
+    for name in [
+        "coredns.yaml",
+        "network.yaml",
+        "cloud-controller-manager.yaml",
+    ] {
+        let list: Value = serde_json::from_slice(&fs::read(of_objects.join(name))?)?;
+        let items = list["items"].as_array().context("a list")?.iter();
+        let pods = items.filter(|item| item["kind"] == "Deployment" || item["kind"] == "DaemonSet");
+        for pod in pods {
+            let annotations = &pod["spec"]["template"]["metadata"]["annotations"];
+            let digest = annotations["platform/cluster-authority"].as_str();
+            told.insert(
+                digest
+                    .with_context(|| format!("{name}: not annotated"))?
+                    .to_owned(),
+            );
+        }
+    }
+    ensure!(told.len() == 1, "{told:?}");
+    told.pop_first().context("one digest")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,6 +61,7 @@ async fn an_authority_is_replaced_under_clients_that_keep_connecting() -> Result
         adopted(&scene, node).await?;
     }
 
+    let told_first = told_to_addons(&secure)?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let port = listener.local_addr()?.port();
     let of_server = SecretsOf::new(&secure, "kube-apiserver");
@@ -116,6 +145,10 @@ async fn an_authority_is_replaced_under_clients_that_keep_connecting() -> Result
     // A node is away: the next step waits for it, by name.
     late.kill().await?;
     publish_and_adopt(&scene, &[&secure, &compute]).await?;
+    ensure!(
+        told_to_addons(&secure)? == told_first,
+        "what is trusted besides restarts no addon: it could read the old bundle again"
+    );
     let said = refused(operator, &["rotate", "ca", "cluster"]).await?;
     ensure!(said.contains("secure/secure-2 reports release 1"), "{said}");
     ensure!(
@@ -156,6 +189,11 @@ async fn an_authority_is_replaced_under_clients_that_keep_connecting() -> Result
         done(operator, &["rotate", "ca", "cluster"]).await?;
     }
     publish_and_adopt(&scene, &[&secure, &late, &compute]).await?;
+    let told_second = told_to_addons(&secure)?;
+    ensure!(
+        told_second != told_first,
+        "the addons start anew, and trust the new one"
+    );
     new_only.connect(port).await?;
     old_client
         .connect(port)
@@ -174,6 +212,10 @@ async fn an_authority_is_replaced_under_clients_that_keep_connecting() -> Result
     ensure!(
         old_client.connect(port).await.is_err(),
         "the old one is trusted no more"
+    );
+    ensure!(
+        told_to_addons(&secure)? == told_second,
+        "nothing new to trust"
     );
     let seen = count.load(Ordering::Relaxed);
     until("the follower connects", PATIENCE, || {

@@ -100,6 +100,7 @@ async fn a_pod_restarts_when_a_file_of_its_own_changed_and_tokens_have_a_success
     publish_and_adopt(&scene, &[&secure, &compute]).await?;
     let pki = operator.keyring().await?.content.pki.context("a PKI")?;
     ensure!(pki.bootstrap.step() == Step::Steady);
+    operator.expect_nodes(1, 1)?;
     let (code, said) = ctl(operator, &["status"]).await?;
     ensure!(code == 0 && said.contains("expires first: "), "{said}");
     Ok(())

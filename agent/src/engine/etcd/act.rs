@@ -6,6 +6,7 @@ use shared::bundle::TimeSpan;
 use shared::documents::{Phase, seal_node_object};
 use shared::etcd::{EtcdRole, Form, Membership, Own, Step};
 use shared::store::{PutCondition, StoreErrorKind, keys};
+use tokio::time::Instant;
 
 use super::{Ended, Pass};
 use crate::engine::Agent;
@@ -19,7 +20,7 @@ const OBJECT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long one change may take.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long one replacement may hold the slot where the release has no rollout policy.
-const SLOT_DEADLINE: TimeSpan = TimeSpan::from_secs(15 * 60);
+pub(super) const SLOT_DEADLINE: TimeSpan = TimeSpan::from_secs(15 * 60);
 
 /// What the node is for now, and why, where a step does not go on.
 type Rest = Option<(EtcdRole, String)>;
@@ -94,14 +95,16 @@ impl Agent {
         };
         let policy = self.membership_deadline().await.unwrap_or(SLOT_DEADLINE);
         match self.take_membership(pass.known.release, policy).await? {
-            SlotTaken::Held => self.etcd.holds_slot = true,
+            SlotTaken::Held => {
+                self.etcd.holds_slot.get_or_insert_with(Instant::now);
+            }
             // What was seen of the members may be old by now.
             SlotTaken::Now => {
-                self.etcd.holds_slot = true;
+                self.etcd.holds_slot = Some(Instant::now());
                 return Ok(None);
             }
             SlotTaken::Not(why) => {
-                self.etcd.holds_slot = false;
+                self.etcd.holds_slot = None;
                 return Ok(Some((role, why)));
             }
         }
@@ -126,7 +129,10 @@ impl Agent {
             self.network(Phase::Idle, CHANGE_DEADLINE, asking).await?;
         match done {
             Ok(()) => {
-                self.decided(&told(&change), pass.known.release, "done");
+                let digest = self.with_disk(|disk| disk.bundle_digest());
+                let object = "etcd's members".to_owned();
+                let release = pass.known.release;
+                self.decided(&told(&change), release, digest, object, "done");
                 Ok(None)
             }
             Err(e) if e.kind == EtcdErrorKind::NotInSync => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use shared::documents::{NodeStatus, Phase, open_node_object};
 use shared::etcd::{
@@ -15,6 +15,7 @@ use shared::rollout::NodeSeen;
 use shared::store::{Fetched, keys};
 use tokio::time::timeout;
 
+use super::sight::{Sight, Sights};
 use super::{Ended, ObjectError, Pass};
 use crate::engine::Agent;
 use crate::engine::failure::{Failure, Stop};
@@ -27,8 +28,6 @@ const OBJECT_DEADLINE: Duration = Duration::from_secs(10);
 const MEMBER_DEADLINE: Duration = Duration::from_secs(4);
 /// How long asking all of them may take.
 const MEMBERS_DEADLINE: Duration = Duration::from_secs(60);
-/// A status that is older says nothing about what its node reaches.
-const SIGHT: SignedDuration = SignedDuration::from_secs(360);
 
 impl Agent {
     /// Looks at what the step asks for.
@@ -63,15 +62,23 @@ impl Agent {
         Ok(())
     }
 
-    async fn fence(&mut self, pass: &Pass) -> Result<Option<Fence>, Ended> {
+    /// The generation's fence. What is once there is never changed, so it is read once.
+    pub(super) async fn fence(&mut self, pass: &Pass) -> Result<Option<Fence>, Ended> {
         let generation = pass.generation();
+        if let Some(fence) = &self.etcd.fence
+            && fence.generation == generation
+        {
+            return Ok(Some(fence.clone()));
+        }
         let key = keys::etcd_fence(generation);
         let fence: Option<Fence> = self.object(&key).await?;
         let usable = fence.map(|f| f.usable(&pass.settings.environment, generation));
-        usable.transpose().map_err(|e| {
+        let usable = usable.transpose().map_err(|e| {
             let error = ObjectError::Fence(key, e);
             Ended::Trouble("etcd_object", chain(&error))
-        })
+        })?;
+        self.etcd.fence.clone_from(&usable);
+        Ok(usable)
     }
 
     /// An authentic object; none where it is not there.
@@ -132,28 +139,29 @@ impl Agent {
             let why = "the release has no certificates to ask etcd with".to_owned();
             return Err(Ended::Trouble("etcd_identity", why));
         };
+        let Some(fence) = self.fence(pass).await? else {
+            return Ok(None);
+        };
+        let cluster_id = fence.cluster_id();
         let mut statuses = None;
         let mut list = None;
         if own.has_data {
-            list = self
-                .member_list(pass, &identity, vec![own.facts.client_url.clone()])
-                .await?;
+            let url = vec![own.facts.client_url.clone()];
+            list = self.member_list(pass, &identity, cluster_id, url).await?;
         }
         if list.is_none() {
             let all = self.needed_statuses().await?;
-            let mut urls: Vec<String> = self.fence(pass).await?.map_or_else(Vec::new, |f| {
-                f.members.into_iter().map(|m| m.client_url).collect()
-            });
+            let mut urls: Vec<String> = fence.members.into_iter().map(|m| m.client_url).collect();
             let of_statuses = all.iter().filter_map(|s| s.etcd.as_ref());
             urls.extend(of_statuses.map(|e| e.facts.client_url.clone()));
             urls.sort();
             urls.dedup();
             urls.retain(|url| *url != own.facts.client_url);
-            list = self.member_list(pass, &identity, urls).await?;
+            list = self.member_list(pass, &identity, cluster_id, urls).await?;
             statuses = Some(all);
         }
         let Some(list) = list else {
-            (pass.reaches, pass.leader) = (Vec::new(), None);
+            (pass.reaches, pass.leader, pass.healthy) = (Vec::new(), None, None);
             return Ok(None);
         };
         let health = self.health(&identity, &list).await?;
@@ -167,40 +175,67 @@ impl Agent {
         let leader = health.iter().flatten().find_map(|h| h.leader);
         let led = list.iter().find(|m| Some(m.id) == leader);
         pass.leader = led.map(|m| m.name.clone());
+        let mut both = list.iter().zip(&health);
+        if let Some((_, health)) = both.find(|(m, _)| m.name == own.facts.name) {
+            pass.healthy = Some(is_healthy(health.as_ref()));
+            pass.revision = health.as_ref().map(|h| h.revision);
+        }
+        // Whoever has data decides about itself alone, unless there are too many.
+        let voters = list.iter().filter(|m| !m.is_learner).count();
+        if statuses.is_none() && voters > pass.settings.voters as usize {
+            statuses = Some(self.needed_statuses().await?);
+        }
         let sights = match statuses {
             None => None,
-            Some(statuses) => Some((statuses, self.gone_nodes().await?, self.store_now())),
+            Some(statuses) => Some(Sights {
+                statuses,
+                forgotten: self.gone_nodes().await?,
+                now: self.store_now(),
+                gone_after: pass.section.gone_after.get(),
+            }),
         };
-        let gone_after = pass.section.gone_after.get();
-        let gone_after = SignedDuration::try_from(gone_after).unwrap_or(SignedDuration::MAX);
         let members = list.iter().zip(&health).map(|(member, health)| {
-            let (gone, reached) = match &sights {
-                // Whoever has data decides about itself alone.
-                None => (false, true),
-                Some((statuses, forgotten, now)) => {
-                    sight(member, statuses, forgotten, *now, gone_after)
-                }
+            let alive = Sight {
+                gone: false,
+                reached_by_peer: true,
+                unreached_by: 0,
             };
+            let unheard = self.etcd.suspects.unheard(member.id);
+            let sight = sights
+                .as_ref()
+                .map_or(alive, |sights| sights.of(member, &list, unheard));
             MemberSeen {
                 id: member.id,
                 name: member.name.clone(),
                 peer_urls: member.peer_urls.clone(),
                 learner: member.is_learner,
-                healthy: health.as_ref().is_some_and(|h| h.leader.is_some()),
-                gone,
-                reached_by_peer: reached,
+                healthy: is_healthy(health.as_ref()),
+                gone: sight.gone,
+                reached_by_peer: sight.reached_by_peer,
+                unreached_by: sight.unreached_by,
+                confirmed: false,
             }
         });
-        Ok(Some(ClusterView {
+        let view = ClusterView {
+            cluster_id,
             members: members.collect(),
-        }))
+        };
+        let Some(sights) = sights else {
+            return Ok(Some(view));
+        };
+        let never_heard = |id: &u64| {
+            let member = list.iter().find(|m| m.id == *id);
+            member.is_some_and(|m| sights.statuses_of(m).next().is_none())
+        };
+        Ok(Some(self.etcd.suspects.look(view, never_heard)))
     }
 
-    /// The first answer of these members that has a quorum behind it.
+    /// The first answer of these members that has a quorum of this cluster behind it.
     async fn member_list(
         &mut self,
         pass: &mut Pass,
         identity: &EtcdIdentity,
+        cluster_id: u64,
         urls: Vec<String>,
     ) -> Result<Option<Vec<Member>>, Ended> {
         let identity = identity.clone();
@@ -209,8 +244,15 @@ impl Agent {
                 let Ok(client) = EtcdClient::new(&identity, &url) else {
                     continue;
                 };
-                match timeout(MEMBER_DEADLINE * 2, client.member_list()).await {
-                    Ok(Ok(list)) => return Some((client, list)),
+                match timeout(MEMBER_DEADLINE * 2, client.cluster()).await {
+                    Ok(Ok((of, list))) if of == cluster_id => return Some((client, list)),
+                    Ok(Ok((of, _))) => {
+                        tracing::warn!(
+                            url,
+                            of = format!("{of:x}"),
+                            "a member of another cluster answers"
+                        );
+                    }
                     Ok(Err(error)) => tracing::debug!(error = chain(&error), "no answer"),
                     Err(_) => tracing::debug!(url, "no answer in time"),
                 }
@@ -248,30 +290,6 @@ impl Agent {
     }
 }
 
-/// Whether a member's machine is gone, as far as statuses say, and whether another node says of late that it reaches it.
-fn sight(
-    member: &Member,
-    statuses: &[NodeStatus],
-    forgotten: &[(shared::names::NodeId, Timestamp)],
-    now: Timestamp,
-    gone_after: SignedDuration,
-) -> (bool, bool) {
-    let age = |s: &NodeStatus| now.duration_since(NodeSeen::of(s).written_at);
-    let is_its = |s: &&NodeStatus| {
-        let facts = s.etcd.as_ref().map(|e| &e.facts);
-        facts.is_some_and(|f| f.name == member.name || member.peer_urls.contains(&f.peer_url))
-    };
-    let gone = statuses.iter().filter(is_its).all(|s| {
-        let written = NodeSeen::of(s).written_at;
-        let said = forgotten
-            .iter()
-            .any(|(n, at)| *n == s.node && *at >= written);
-        said || age(s) > gone_after
-    });
-    let sight = SIGHT.min(gone_after);
-    let reached = statuses.iter().filter(|s| !is_its(s)).any(|s| {
-        let reaches = s.etcd.as_ref().map(|e| &e.reaches);
-        age(s) <= sight && reaches.is_some_and(|r| r.contains(&member.name))
-    });
-    (gone, reached)
+fn is_healthy(status: Option<&MemberStatus>) -> bool {
+    status.is_some_and(|s| s.leader.is_some())
 }

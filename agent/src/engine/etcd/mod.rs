@@ -5,6 +5,7 @@ mod act;
 mod look;
 mod release;
 mod restore;
+mod sight;
 
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use crate::disk::DiskError;
 use crate::etcd::{EtcdClient, EtcdIdentity, EtcdPlace, PlaceError};
 use crate::trouble::{Source, chain};
 use restore::Restoring;
+use sight::Suspects;
 
 /// Steps of one pass at most: more than from nothing to a member.
 const STEPS: usize = 32;
@@ -41,8 +43,12 @@ pub(super) struct Etcd {
     known: Option<Known>,
     /// What the status says.
     pub(super) report: Option<EtcdReport>,
-    /// Whether it holds the group's slot for a change of the membership.
-    pub(super) holds_slot: bool,
+    /// Since when it holds the group's slot for a change of the membership.
+    pub(super) holds_slot: Option<Instant>,
+    /// Since when it holds the group's slot for a restart of its own member by a release that has no rollout.
+    restarts: Option<Instant>,
+    /// Whether it has looked, since the agent's start, for a slot that it held before.
+    slot_is_known: bool,
     /// At rest it looks again then.
     look_at: Option<Instant>,
     /// Its place as it was at the last look.
@@ -51,6 +57,10 @@ pub(super) struct Etcd {
     restart: Option<(ReleaseNumber, Instant)>,
     /// Making the member's data from a backup.
     restoring: Restoring,
+    /// The fence of its generation, once it was there.
+    fence: Option<Fence>,
+    /// Members that may be gone.
+    suspects: Suspects,
 }
 
 /// What the release on the disk says.
@@ -76,6 +86,10 @@ struct Pass {
     asked: Option<EtcdClient>,
     reaches: Vec<String>,
     leader: Option<String>,
+    /// Whether the node's own member is well; none where it was not looked at.
+    healthy: Option<bool>,
+    /// The newest revision of the node's own member.
+    revision: Option<u64>,
 }
 
 /// Why the steps of a pass ended early.
@@ -147,7 +161,8 @@ impl Etcd {
     }
 
     fn rests(&self, own: &Own) -> bool {
-        self.looked == Some((own.memory.clone(), own.has_data))
+        self.restarts.is_none()
+            && self.looked == Some((own.memory.clone(), own.has_data))
             && self.look_at.is_some_and(|at| Instant::now() < at)
     }
 }
@@ -213,9 +228,18 @@ impl Agent {
             if let Step::Rest(role, why) = step {
                 self.rest(&pass, &own, role, why);
                 self.clear_leases(&pass, role).await?;
-                if self.etcd.holds_slot && !matches!(role, EtcdRole::Joining | EtcdRole::Learner) {
+                let is_well = self
+                    .etcd
+                    .report
+                    .as_ref()
+                    .is_some_and(|r| r.healthy == Some(true) && r.why.is_empty());
+                self.end_restart(is_well).await?;
+                let ends = self.etcd.holds_slot.is_some() || !self.etcd.slot_is_known;
+                let is_under_way = matches!(role, EtcdRole::Joining | EtcdRole::Learner);
+                if ends && !is_under_way && self.etcd.restarts.is_none() {
                     self.give_back_membership().await?;
-                    self.etcd.holds_slot = false;
+                    self.etcd.holds_slot = None;
+                    self.etcd.slot_is_known = true;
                 }
                 return Ok(());
             }
@@ -248,6 +272,20 @@ impl Agent {
         let of_this = |m: &&Memory| m.generation >= pass.settings.generation;
         let memory = own.memory.as_ref().filter(of_this);
         let sealed = memory.is_some_and(|m| m.form == Form::Sealed);
+        let is_member = matches!(role, EtcdRole::Member | EtcdRole::Learner);
+        // One that has data and does not know says nothing: an older agent wrote its memory.
+        let led = match memory {
+            Some(memory) if sealed => memory.led,
+            _ => Some(false),
+        };
+        let had_leader = match pass.leader.is_some() {
+            true => Some(true),
+            false => led,
+        };
+        let revision = pass.revision.or_else(|| {
+            let of_this = before.filter(|b| b.generation == pass.settings.generation)?;
+            of_this.revision
+        });
         let now = Instant::now();
         let interval = LOOK_INTERVAL.min(pass.section.gone_after.get() / 4);
         let at_rest = matches!(role, EtcdRole::Member | EtcdRole::Spare) && why_is_calm(role, &why);
@@ -261,6 +299,9 @@ impl Agent {
             had_data: own.has_data || sealed,
             reaches: pass.reaches.clone(),
             leader: pass.leader.clone(),
+            healthy: pass.healthy.filter(|_| is_member),
+            had_leader,
+            revision,
         });
     }
 }
@@ -292,6 +333,8 @@ impl Pass {
             asked: None,
             reaches: Vec::new(),
             leader: None,
+            healthy: None,
+            revision: None,
         }
     }
 

@@ -28,8 +28,6 @@ pub(super) struct Restoring {
     again_at: Option<Instant>,
     /// Why the last attempt failed.
     failed: Option<String>,
-    /// This node has just restored: what API servers left in etcd is of another time.
-    leases_are_stale: bool,
 }
 
 impl Drop for Restoring {
@@ -69,7 +67,6 @@ impl Agent {
                 let lost = done.unwrap_or_else(|error| chain(&error));
                 tracing::warn!(backup = name, generation = %pass.generation(), lost, "restored etcd");
                 self.etcd.restoring.failed = None;
-                self.etcd.restoring.leases_are_stale = true;
             }
             return Ok(None);
         }
@@ -88,8 +85,8 @@ impl Agent {
             self.worked = true;
             match task.await.map_err(internal)? {
                 // Its data is there now, and the next pass sees it.
-                Ok(_) => {
-                    self.etcd.restoring.leases_are_stale = true;
+                Ok(lost) => {
+                    tracing::warn!(backup = name, generation = %pass.generation(), lost, "restored etcd");
                     return Ok(Some((EtcdRole::Joining, says(None))));
                 }
                 Err(error) => {
@@ -111,6 +108,8 @@ impl Agent {
             let data = pass.place.data(pass.generation());
             let parent = data.parent().unwrap_or(Path::new("/"));
             crate::disk::create_directory(parent, 0o700)?;
+            // Before there is data: an agent that is killed then clears them all the same.
+            pass.place.mark_leases(pass.generation())?;
             let members = memory.initial.iter();
             let restore = Restore {
                 store: Arc::clone(&self.store),
@@ -137,7 +136,7 @@ impl Agent {
     /// Once the restored cluster has a leader: removes what API servers of before left there. Best effort, since it ends by
     /// itself too, and an API server writes its own again within seconds.
     pub(super) async fn clear_leases(&mut self, pass: &Pass, role: EtcdRole) -> Result<(), Ended> {
-        if role != EtcdRole::Member || !self.etcd.restoring.leases_are_stale {
+        if role != EtcdRole::Member || !pass.place.leases_are_stale(pass.generation()) {
             return Ok(());
         }
         let Some(identity) = &pass.known.identity else {
@@ -152,8 +151,7 @@ impl Agent {
                     removed,
                     "removed the leases of API servers of before the restore"
                 );
-                self.etcd.restoring.leases_are_stale = false;
-                Ok(())
+                Ok(pass.place.leases_are_clear(pass.generation())?)
             }
             Err(error) => Err(Ended::Trouble(error.kind.label(), chain(&error))),
         }

@@ -63,9 +63,10 @@ impl Agent {
                 return Err(refused(RolloutError::Contended).into());
             }
         }
-        self.decided(
+        self.decided_slot(
             "gives the slot back",
             slot.release,
+            slot.bundle,
             match slot.stage {
                 Stage::Committed => "committed",
                 Stage::Reverted | Stage::Reverting => "failed",
@@ -152,7 +153,7 @@ impl Agent {
     /// Once in a while, at rest: whether the rollout is complete, and nothing of this node's is left in the document.
     pub(in crate::engine) async fn conclude_rollout(&mut self) -> Result<(), Stop> {
         if self.has_slot()
-            || self.etcd.holds_slot
+            || self.etcd.holds_slot.is_some()
             || self.hold.is_some()
             || self.release().is_none()
         {

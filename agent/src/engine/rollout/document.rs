@@ -1,12 +1,14 @@
 //! The document that a group agrees in: read, believed, written over what was read; and the group as its statuses show it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
 use rand::Rng as _;
 use shared::documents::{
-    GroupKey, NodeStatus, Nonce, Phase, RolloutDocument, open_node_object, seal_node_object,
+    GroupKey, NodeObjectError, NodeStatus, Nonce, Phase, RolloutDocument, open_node_object,
+    seal_node_object,
 };
 use shared::limits;
 use shared::names::{NodeId, ReleaseNumber};
@@ -27,11 +29,11 @@ const VIEW_DEADLINE: Duration = Duration::from_secs(60);
 const PARALLEL: usize = 16;
 
 /// The document as it was read.
-pub(super) struct Read {
-    pub(super) document: Option<RolloutDocument>,
+pub(in crate::engine) struct Read {
+    pub(in crate::engine) document: Option<RolloutDocument>,
     pub(super) tag: Option<ETag>,
     /// The store's time at the answer.
-    pub(super) now: Timestamp,
+    pub(in crate::engine) now: Timestamp,
     /// The time on the clock of deadlines when it was asked for.
     pub(super) asked: BootTime,
 }
@@ -71,13 +73,14 @@ impl Agent {
         Stamp { nonce, now }
     }
 
-    /// The store's time at its last answer.
-    fn store_time(&self) -> Timestamp {
+    /// The store's time at its last answer. The machine's own clock is no stand-in for it: slots are cleared by this.
+    fn store_time(&self) -> Result<Timestamp, Failure> {
         let told = self.store.server_time();
-        told.map_or_else(|| self.clock.now(), |told| told.server)
+        told.map(|told| told.server)
+            .ok_or_else(|| refused(RolloutError::NoTime))
     }
 
-    pub(super) async fn read_rollout(&mut self) -> Result<Read, Stop> {
+    pub(in crate::engine) async fn read_rollout(&mut self) -> Result<Read, Stop> {
         let key = self.with_disk(|disk| disk.group_key()).ok().flatten();
         let key = key.ok_or_else(|| refused(RolloutError::Key))?;
         self.read_rollout_with(&key).await
@@ -95,7 +98,6 @@ impl Agent {
                 .await
         };
         let answer = self.network(Phase::Slot, REQUEST_DEADLINE, get).await?;
-        let now = self.store_time();
         let (document, tag) = match answer {
             Ok(Fetched::NotModified) => match self.rollouts.cached.clone() {
                 Some((tag, document)) => (Some(document), Some(tag)),
@@ -111,13 +113,25 @@ impl Agent {
                 self.rollouts.cached = Some((etag.clone(), document.clone()));
                 (Some(document), Some(etag))
             }
-            // A document that is there all the same is not written over: the write that follows only ever makes one.
+            // A document that is there all the same is not written over: the write that follows only ever makes one. One that was
+            // seen here holds halts, pauses and slots, and nobody but an operator forgets those.
             Err(error) if error.kind.may_be_absent() => {
                 self.rollouts.cached = None;
-                (None, None)
+                let own = self.clock.now();
+                if self.rollouts.seen > 0 {
+                    return Err(refused(RolloutError::Missing(self.rollouts.seen)).into());
+                }
+                // Where nobody has a slot there is none to clear: any clock does.
+                return Ok(Read {
+                    document: None,
+                    tag: None,
+                    now: self.store_time().unwrap_or(own),
+                    asked,
+                });
             }
             Err(error) => return Err(store_failure(error).into()),
         };
+        let now = self.store_time()?;
         Ok(Read {
             document,
             tag,
@@ -185,10 +199,11 @@ impl Agent {
         let statuses = self.statuses().await?;
         Ok(statuses.map(|statuses| GroupView {
             nodes: statuses.iter().map(NodeSeen::of).collect(),
+            unread: self.rollouts.unread_nodes.iter().cloned().collect(),
         }))
     }
 
-    /// The group's status objects; none where this node may not look. What is not authentic does not count.
+    /// The group's status objects; none where this node may not look. What is not authentic does not count, and is named.
     pub(in crate::engine) async fn statuses(&mut self) -> Result<Option<Vec<NodeStatus>>, Stop> {
         let group_key = self.with_disk(|disk| disk.group_key()).ok().flatten();
         let Some(group_key) = group_key else {
@@ -205,20 +220,27 @@ impl Agent {
                 async move {
                     let fetched = store.get(&key, limits::NODE_OBJECT_BYTES, None).await?;
                     let Fetched::Object { bytes, .. } = fetched else {
-                        return Ok(None);
+                        return Ok((key, Err("it was not given".to_owned())));
                     };
                     let name = keys::bound_name(&environment, &key);
                     let opened = open_node_object::<NodeStatus>(&bytes, &name, &group_key);
                     let own = |s: &NodeStatus| key.ends_with(&format!("/{}.json", s.node));
-                    Ok::<_, StoreError>(opened.ok().filter(own))
+                    let opened = match opened {
+                        Ok(status) if own(&status) => Ok(Some(status)),
+                        Ok(status) => Err(format!("it is of {}", status.node)),
+                        // It has no release yet, and so no key.
+                        Err(NodeObjectError::Unauthenticated(_)) => Ok(None),
+                        Err(error) => Err(chain(&error)),
+                    };
+                    Ok::<_, StoreError>((key, opened))
                 }
             });
             let seen: Vec<_> = stream::iter(reads).buffered(PARALLEL).collect().await;
             let seen: Result<Vec<_>, StoreError> = seen.into_iter().collect();
-            Ok::<_, StoreError>(seen?.into_iter().flatten().collect())
+            seen
         };
         match self.network(Phase::Slot, VIEW_DEADLINE, reading).await? {
-            Ok(statuses) => Ok(Some(statuses)),
+            Ok(read) => Ok(Some(self.believed(read))),
             Err(error) if error.kind.is_transient() => Err(store_failure(error).into()),
             Err(error) => {
                 tracing::warn!(
@@ -228,5 +250,42 @@ impl Agent {
                 Ok(None)
             }
         }
+    }
+
+    /// Those of the status objects that can be believed; the others are named, once.
+    fn believed(
+        &mut self,
+        read: Vec<(String, Result<Option<NodeStatus>, String>)>,
+    ) -> Vec<NodeStatus> {
+        let mut statuses = Vec::new();
+        let mut unread = BTreeSet::new();
+        for (key, opened) in read {
+            let name = key.rsplit('/').next().and_then(|n| n.strip_suffix(".json"));
+            let node: Option<NodeId> = name.and_then(|name| name.parse().ok());
+            match (opened, node) {
+                (Ok(status), _) => statuses.extend(status),
+                (Err(why), Some(node)) => {
+                    if !self.rollouts.unread_nodes.contains(&node)
+                        && let Some(release) = self.release()
+                    {
+                        tracing::warn!(object = key, why, "a status object is not believed");
+                        let digest = self.with_disk(|disk| disk.bundle_digest());
+                        let what =
+                            "ignores a status object: no rollout is complete while it is there";
+                        self.decided(what, release, digest, key, &why);
+                    }
+                    unread.insert(node);
+                }
+                (Err(why), None) => {
+                    tracing::warn!(
+                        object = key,
+                        why,
+                        "a status object of nobody is not believed"
+                    );
+                }
+            }
+        }
+        self.rollouts.unread_nodes = unread;
+        statuses
     }
 }

@@ -8,21 +8,27 @@ mod take;
 
 pub(super) use membership::SlotTaken;
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use shared::bundle::RolloutPolicy;
+use shared::digest::Sha256Digest;
 use shared::documents::{
     Decision, NodeObjectError, Phase, RolloutDocument, RolloutDocumentError, RolloutReport,
     SlotReport, Waiting,
 };
-use shared::names::ReleaseNumber;
+use shared::names::{NodeId, ReleaseNumber};
 use shared::rollout::{Resume, Stage, Window, resume};
-use shared::store::{ETag, StoreErrorKind};
+use shared::store::{ETag, StoreErrorKind, keys};
+use shared::trust::bundle_name;
 
 use super::Agent;
 use super::failure::{Failure, Retry, Stop};
 use super::state::State;
-use crate::rollout::{Prober, Slot, SlotFile};
+use crate::clock::Clock;
+use crate::disk::Committed;
+use crate::rollout::{FailedHere, Prober, Slot, SlotError, SlotFile};
 use crate::trouble::{Source, chain};
 
 /// Writes that are tried in one pass while others write too.
@@ -31,6 +37,8 @@ const TRIES: u32 = 5;
 const BASELINE_AGE: Duration = Duration::from_secs(30);
 /// The kind of failure where somebody else wrote the document first.
 const CONFLICT: &str = StoreErrorKind::Conflict.label();
+/// The kind of failure where the document cannot be gone by.
+const UNREADABLE: &str = "rollout_document";
 
 /// What an agent remembers about rollouts.
 #[derive(Debug)]
@@ -44,6 +52,10 @@ pub(super) struct Rollouts {
     cached: Option<(ETag, RolloutDocument)>,
     /// The newest revision seen, also before a restart: an older document is one that somebody put back.
     seen: u64,
+    /// The release that failed here last: a document that was removed or put back does not make it forgotten.
+    failed: Option<FailedHere>,
+    /// The nodes whose status was not believed at the last look.
+    unread_nodes: BTreeSet<NodeId>,
     /// What the status says.
     pub(super) report: RolloutReport,
     /// Going back did not succeed at once.
@@ -69,10 +81,39 @@ enum RolloutError {
     Key,
     #[error("what this node remembers of its slot cannot be read, so it begins nothing")]
     Slot,
+    #[error(
+        "the rollout document is gone, though revision {0} of it was seen here: restore its newest version (the bucket keeps \
+         versions); `platformctl pause` and `platformctl resume` begin a new one, which forgets who holds a slot"
+    )]
+    Missing(u64),
+    #[error("the store does not say what time it is, and slots are counted by its clock")]
+    NoTime,
     #[error("the rollout document changes faster than this node can write it")]
     Contended,
     #[error("the rollout document cannot be encoded: this is a bug")]
     Encode(#[source] serde_json::Error),
+}
+
+/// Until when files of a slot's release may be written.
+#[derive(Clone, Debug)]
+pub(super) struct ForwardLimit {
+    clock: Arc<dyn Clock>,
+    slot: Option<Slot>,
+}
+
+impl ForwardLimit {
+    /// Whether there is still time; always, without a slot.
+    pub(super) fn may_write(&self) -> bool {
+        let window = |slot: &Slot| slot.window(&self.clock.boot_time(), self.clock.now());
+        self.slot
+            .as_ref()
+            .is_none_or(|slot| window(slot) == Window::Forward)
+    }
+
+    /// What to go back to where there is none.
+    pub(super) fn previous(&self) -> Option<Committed> {
+        self.slot.as_ref().map(|slot| slot.previous)
+    }
 }
 
 impl Rollouts {
@@ -82,7 +123,9 @@ impl Rollouts {
             slot: None,
             unread: true,
             cached: None,
-            seen: SlotFile::in_directory(state).revision(),
+            seen: 0,
+            failed: None,
+            unread_nodes: BTreeSet::new(),
             report: RolloutReport {
                 zone,
                 ..RolloutReport::default()
@@ -94,8 +137,20 @@ impl Rollouts {
     }
 }
 
+impl Rollouts {
+    /// Remembers, here and on the disk, that a release failed on this node.
+    pub(super) fn remember_failed(&mut self, failed: FailedHere) -> Result<(), SlotError> {
+        if self.failed.as_ref() == Some(&failed) {
+            return Ok(());
+        }
+        let done = self.file.remember_failed(&failed);
+        self.failed = Some(failed);
+        done
+    }
+}
+
 fn refused(error: RolloutError) -> Failure {
-    Failure::new(Phase::Slot, "rollout_document", Retry::NextPoll, error)
+    Failure::new(Phase::Slot, UNREADABLE, Retry::NextPoll, error)
 }
 
 impl Agent {
@@ -104,8 +159,15 @@ impl Agent {
         if !self.rollouts.unread {
             return;
         }
-        match self.rollouts.file.load() {
-            Ok(slot) => {
+        let file = &self.rollouts.file;
+        let recalled = file.load().and_then(|slot| {
+            let (seen, failed) = (file.revision()?, file.failed()?);
+            Ok((slot, seen, failed))
+        });
+        match recalled {
+            Ok((slot, seen, failed)) => {
+                self.rollouts.seen = seen;
+                self.rollouts.failed = failed;
                 if let Some(slot) = &slot {
                     tracing::warn!(release = %slot.release, stage = ?slot.stage, "this node holds a slot");
                 }
@@ -167,15 +229,56 @@ impl Agent {
         }
     }
 
-    /// Remembers a decision for `explain`.
-    pub(super) fn decided(&mut self, what: &str, release: ReleaseNumber, result: &str) {
-        tracing::info!(%release, result, "{what}");
+    /// Until when files of the slot's release may be written, for work beside the loop.
+    pub(super) fn forward_limit(&self) -> ForwardLimit {
+        ForwardLimit {
+            clock: Arc::clone(&self.clock),
+            slot: self.rollouts.slot.clone(),
+        }
+    }
+
+    /// The key of a release's bundle, for a decision about it.
+    pub(super) fn bundle_object(
+        &self,
+        release: ReleaseNumber,
+        digest: Option<Sha256Digest>,
+    ) -> String {
+        let name = bundle_name(release);
+        match digest {
+            Some(digest) => keys::target(&self.identity.group, &digest, &name),
+            None => name,
+        }
+    }
+
+    /// A decision about the slot, which is in the rollout document.
+    pub(super) fn decided_slot(
+        &mut self,
+        what: &str,
+        release: ReleaseNumber,
+        digest: Option<Sha256Digest>,
+        result: &str,
+    ) {
+        let object = keys::rollout(&self.identity.group);
+        self.decided(what, release, digest, object, result);
+    }
+
+    /// Remembers a decision for `explain`: about which object, and with which bundle of the release.
+    pub(super) fn decided(
+        &mut self,
+        what: &str,
+        release: ReleaseNumber,
+        digest: Option<Sha256Digest>,
+        object: String,
+        result: &str,
+    ) {
+        tracing::info!(%release, object, result, "{what}");
         let at = self.clock.now();
         self.rollouts.report.decided(Decision {
             at,
             what: what.to_owned(),
             release: Some(release),
-            digest: self.with_disk(|disk| disk.bundle_digest()),
+            object: Some(object),
+            digest,
             result: shared::documents::kept_line(result, shared::documents::REASON_CHARACTERS),
         });
     }

@@ -3,18 +3,22 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use shared::backup::RESTORE_IDENTITY_FILE;
 use shared::bundle::Probe;
 use shared::documents::{Phase, RolloutDocument, Waiting};
-use shared::names::ReleaseNumber;
-use shared::rollout::{Admission, Stage, Window, Wish, admit};
+use shared::names::{EntryPath, ReleaseNumber};
+use shared::rollout::{
+    Admission, GroupView, Stage, Stock, Wait, Window, Wish, admit, record_failure,
+};
 
-use super::{BASELINE_AGE, CONFLICT, RolloutError, TRIES, refused};
+use super::document::Read;
+use super::{BASELINE_AGE, CONFLICT, RolloutError, TRIES, UNREADABLE, refused};
 use crate::disk::{CheckedRelease, Plan};
 use crate::engine::Agent;
-use crate::engine::failure::Stop;
+use crate::engine::failure::{EngineError, Failure, Retry, Stop};
 use crate::engine::state::{Adoption, State};
 use crate::rollout::{Prober, Sight, Slot};
-use crate::trouble::Source;
+use crate::trouble::{Source, chain};
 
 /// Beyond the pause between two tries of a probe.
 const SLACK: Duration = Duration::from_secs(5);
@@ -79,6 +83,10 @@ impl Agent {
         checked: CheckedRelease,
         plan: Plan,
     ) -> Result<State, Stop> {
+        if let Some(why) = self.etcd_stays(checked.release()).await {
+            let error = EngineError::Etcd(why);
+            return Err(Failure::new(Phase::Slot, "etcd", Retry::OnChange, error).into());
+        }
         let policy = checked.release().index().rollout.clone();
         if let Some(policy) = policy.clone().filter(|_| self.release().is_none()) {
             let prober = Prober::new(&policy.probes, checked.release());
@@ -100,7 +108,7 @@ impl Agent {
         let Some(policy) = policy.filter(|_| !self.needs_no_slot(&checked)) else {
             match unfinished {
                 Unfinished::Nothing if self.rollouts.slot.is_none() => {
-                    return Ok(State::Apply(adoption, checked, plan));
+                    return self.without_slot(adoption, checked, plan).await;
                 }
                 // The slot of another release would be taken for this one's.
                 Unfinished::Nothing => {
@@ -129,22 +137,25 @@ impl Agent {
         if self.rollouts.slot.is_none()
             && let Some(waiting) = Box::pin(self.etcd_waits(&checked, &plan)).await?
         {
-            self.decided("waits", release, &waiting.why);
-            self.rollouts.report.waiting = Some(waiting);
-            self.troubles.clear(Source::Adoption);
-            self.resume = Some(State::Slot(adoption, checked, plan));
-            self.dealt_with(None);
-            return Ok(State::Idle);
+            return Ok(self.waits(adoption, checked, plan, waiting));
         }
+        let bundle = adoption.target.sha256;
+        let mut seen: Option<GroupView> = None;
+        let mut looked = false;
         for _ in 0..TRIES {
             let read = match self.read_rollout().await {
                 Ok(read) => read,
                 Err(Stop::Failed(failure)) => {
+                    self.cannot_read(release, &failure);
                     let later = State::Slot(adoption, checked, plan);
                     return Err(failure.resume_at(later).into());
                 }
                 Err(stop) => return Err(stop),
             };
+            if let Some(why) = self.failed_here(release, &read).await? {
+                let waiting = waiting(release, &Wait::FailedHere(why));
+                return Ok(self.waits(adoption, checked, plan, waiting));
+            }
             let document = read.document.clone().unwrap_or_else(RolloutDocument::empty);
             let known = self.rollouts.slot.as_ref().map(|slot| slot.nonce.clone());
             let stamp = self.stamp(read.now);
@@ -154,9 +165,25 @@ impl Agent {
                 release,
                 policy: &policy,
             };
-            match admit(&document, facts, wish, known.as_ref(), stamp) {
+            let stock = match (&seen, looked) {
+                (Some(view), _) => Stock::Seen(view),
+                (None, true) => Stock::Unknown,
+                (None, false) => Stock::NotTaken,
+            };
+            match admit(&document, facts, wish, known.as_ref(), stock, stamp) {
+                Admission::TakeStock => {
+                    seen = match self.view().await {
+                        Ok(view) => view,
+                        Err(Stop::Failed(failure)) => {
+                            let later = State::Slot(adoption, checked, plan);
+                            return Err(failure.resume_at(later).into());
+                        }
+                        Err(stop) => return Err(stop),
+                    };
+                    looked = true;
+                }
                 Admission::Holds => {
-                    self.decided("takes the slot", release, "granted");
+                    self.decided_slot("takes the slot", release, Some(bundle), "granted");
                     self.reach(Stage::Granted)?;
                     return self.granted(adoption, checked, plan);
                 }
@@ -168,6 +195,7 @@ impl Agent {
                     // Remembered before it is asked for: an agent that is killed now looks again.
                     self.remember_slot(Some(Slot {
                         release,
+                        bundle: Some(bundle),
                         previous,
                         nonce: next.nonce.clone(),
                         since: read.now,
@@ -178,12 +206,13 @@ impl Agent {
                         failed_before: std::collections::BTreeSet::new(),
                         why: None,
                         lines: Vec::new(),
+                        tried: None,
                         noted: false,
                         mends: mends(before.as_ref()),
                     }))?;
                     match self.write_rollout(&next, read.tag).await {
                         Ok(()) => {
-                            self.decided("takes the slot", release, "granted");
+                            self.decided_slot("takes the slot", release, Some(bundle), "granted");
                             self.reach(Stage::Granted)?;
                             return self.granted(adoption, checked, plan);
                         }
@@ -210,21 +239,113 @@ impl Agent {
                         // Somebody else does it where this fails.
                         let _ = self.write_rollout(&next, read.tag).await;
                     }
-                    self.decided("waits", release, &why.why());
-                    self.rollouts.report.waiting = Some(Waiting {
-                        release,
-                        kind: why.kind().to_owned(),
-                        why: why.why(),
-                    });
-                    self.troubles.clear(Source::Adoption);
-                    self.resume = Some(State::Slot(adoption, checked, plan));
-                    self.dealt_with(None);
-                    return Ok(State::Idle);
+                    return Ok(self.waits(adoption, checked, plan, waiting(release, &why)));
                 }
             }
         }
         let later = State::Slot(adoption, checked, plan);
         Err(refused(RolloutError::Contended).resume_at(later).into())
+    }
+
+    /// The release waits for its turn, and asks again at the next poll.
+    fn waits(
+        &mut self,
+        adoption: Adoption,
+        checked: CheckedRelease,
+        plan: Plan,
+        waiting: Waiting,
+    ) -> State {
+        let digest = Some(adoption.target.sha256);
+        self.decided_slot("waits", waiting.release, digest, &waiting.why);
+        self.rollouts.report.waiting = Some(waiting);
+        self.troubles.clear(Source::Adoption);
+        self.resume = Some(State::Slot(adoption, checked, plan));
+        self.dealt_with(None);
+        State::Idle
+    }
+
+    /// A document that cannot be gone by is what the release waits for, and the failure says what to do about it.
+    fn cannot_read(&mut self, release: ReleaseNumber, failure: &Failure) {
+        if failure.kind == UNREADABLE {
+            self.rollouts.report.waiting = Some(Waiting {
+                release,
+                kind: "unreadable".to_owned(),
+                why: chain(failure.error.as_ref()),
+            });
+        }
+    }
+
+    /// A release without a policy needs no slot. Where the node has another already, a pause and its member of etcd hold it up
+    /// all the same; not the release of a restore, whose members form the cluster together.
+    async fn without_slot(
+        &mut self,
+        adoption: Adoption,
+        checked: CheckedRelease,
+        plan: Plan,
+    ) -> Result<State, Stop> {
+        let release = checked.number();
+        let is_other = self.release().is_some_and(|on_disk| on_disk != release);
+        if !is_other {
+            self.rollouts.report.waiting = None;
+            return Ok(State::Apply(adoption, checked, plan));
+        }
+        let restores: Option<EntryPath> = RESTORE_IDENTITY_FILE.parse().ok();
+        let restores = restores.is_some_and(|path| checked.release().bytes(&path).is_some());
+        if !restores {
+            let read = match self.read_rollout().await {
+                Ok(read) => read,
+                Err(Stop::Failed(failure)) => {
+                    self.cannot_read(release, &failure);
+                    let later = State::Slot(adoption, checked, plan);
+                    return Err(failure.resume_at(later).into());
+                }
+                Err(stop) => return Err(stop),
+            };
+            let pause = read.document.as_ref().and_then(|d| d.pause_at(read.now));
+            if let Some(pause) = pause {
+                let why = Wait::Paused(format!("{}: {}", pause.by, pause.reason));
+                return Ok(self.waits(adoption, checked, plan, waiting(release, &why)));
+            }
+        }
+        if let Some(waiting) = Box::pin(self.etcd_turn(&checked, &plan)).await? {
+            return Ok(self.waits(adoption, checked, plan, waiting));
+        }
+        self.rollouts.report.waiting = None;
+        self.etcd_begins_restart();
+        Ok(State::Apply(adoption, checked, plan))
+    }
+
+    /// Why this very release failed here, also where the document does not say so any more: then it is told again, and halts
+    /// again. A retry that was ordered after it began ends that.
+    async fn failed_here(
+        &mut self,
+        release: ReleaseNumber,
+        read: &Read,
+    ) -> Result<Option<String>, Stop> {
+        let failed = self.rollouts.failed.clone();
+        let Some(failed) = failed.filter(|failed| failed.release == release) else {
+            return Ok(None);
+        };
+        let document = read.document.clone().unwrap_or_else(RolloutDocument::empty);
+        let is_retry =
+            |retry: &shared::documents::Retry| retry.release == release && retry.at >= failed.since;
+        if document.retry.as_ref().is_some_and(is_retry) {
+            return Ok(None);
+        }
+        let own = self.own_facts();
+        let stamp = self.stamp(read.now);
+        let told = record_failure(&document, own.facts(), release, &failed.why, &[], stamp);
+        if let Some(next) = told {
+            match self.write_rollout(&next, read.tag.clone()).await {
+                Ok(()) => {}
+                Err(Stop::Failed(failure)) => {
+                    let error = chain(failure.error.as_ref());
+                    tracing::warn!(error, "the failure here is not in the document again yet");
+                }
+                Err(stop) => return Err(stop),
+            }
+        }
+        Ok(Some(failed.why))
     }
 
     /// What an earlier transition leaves to do before `release` may ask for a slot.
@@ -293,6 +414,14 @@ impl Agent {
             ..slot
         }))?;
         Ok(true)
+    }
+}
+
+fn waiting(release: ReleaseNumber, why: &Wait) -> Waiting {
+    Waiting {
+        release,
+        kind: why.kind().to_owned(),
+        why: why.why(),
     }
 }
 

@@ -3,6 +3,7 @@ mod disk;
 mod faults;
 mod host;
 mod refusals;
+mod rollouts;
 mod waiting;
 mod world;
 

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use shared::bundle::{MaxUnavailable, RolloutPolicy, TimeSpan};
 use shared::documents::{Hold, Nonce, Pause, RolloutDocument, seal_node_object};
-use shared::store::keys;
+use shared::store::{ServerTime, keys};
 
 use super::world::{World, tick};
 use crate::clock::Clock as _;
@@ -59,6 +59,12 @@ async fn a_release_that_waits_is_not_the_current_one() {
     pause(&w);
     w.rollout = Some(policy());
     w.publish(2).await;
+    // Without the store's word for the time a node takes no slot.
+    let now = w.clock.now();
+    *w.store.server_time.lock().unwrap() = Some(ServerTime {
+        server: now,
+        local: now,
+    });
     // At the pass that finds it, and at those that are answered 304.
     for _ in 0..3 {
         let outcome = tick(&mut agent).await;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use shared::bundle::{
     Artifact, FileEntry, Index, Mode, Origin, Release, Restart, RolloutPolicy, new_identity, pack,
@@ -33,6 +34,7 @@ use crate::disk::{Disk, NodePaths};
 use crate::drift::DriftWatch;
 use crate::engine::{Agent, Host, Outcome, Parts};
 use crate::metrics::Metrics;
+use crate::rollout::BootTime;
 use crate::status::NodeIdentity;
 use crate::systemd::ServiceManager;
 
@@ -68,6 +70,10 @@ impl MemoryStore {
         let etag = self.written.fetch_add(1, Ordering::Relaxed);
         let mut objects = self.objects.lock().unwrap();
         objects.insert(key.to_owned(), (bytes.into(), etag));
+    }
+
+    pub(super) fn remove(&self, key: &str) {
+        self.objects.lock().unwrap().remove(key);
     }
 
     pub(super) fn object(&self, key: &str) -> Option<(Bytes, u64)> {
@@ -133,14 +139,35 @@ impl ObjectStore for MemoryStore {
         Ok(Fetched::Object { bytes, etag })
     }
 
-    async fn put(&self, key: &str, bytes: Bytes, _: PutCondition) -> Result<ETag, StoreError> {
+    async fn put(
+        &self,
+        key: &str,
+        bytes: Bytes,
+        condition: PutCondition,
+    ) -> Result<ETag, StoreError> {
         self.asked("put", key).await?;
+        let tag = |etag: u64| ETag::new(format!("\"{etag}\""));
+        let there = self.object(key).map(|(_, etag)| tag(etag));
+        let may = match condition {
+            PutCondition::Always => true,
+            PutCondition::Absent => there.is_none(),
+            PutCondition::Matches(wanted) => there == Some(wanted),
+        };
+        if !may {
+            return Err(failure(key, StoreErrorKind::Conflict));
+        }
         self.set(key, bytes);
-        Ok(ETag::new("\"written\""))
+        let (_, etag) = self.object(key).unwrap();
+        Ok(tag(etag))
     }
 
-    async fn list(&self, _: &str) -> Result<Vec<String>, StoreError> {
-        panic!("an agent never lists")
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        assert!(
+            prefix.starts_with("nodes/"),
+            "an agent lists the statuses of its group, and nothing else"
+        );
+        self.asked("list", prefix).await?;
+        Ok(self.keys_with(prefix))
     }
 
     async fn delete(&self, _: &str) -> Result<(), StoreError> {
@@ -158,11 +185,32 @@ pub(super) struct TestClock {
     base: Timestamp,
     began: tokio::time::Instant,
     step: Mutex<SignedDuration>,
+    suspended: Mutex<Duration>,
+    /// What happens in the next sleep that comes to its end.
+    meanwhile: Arc<Mutex<Option<Meanwhile>>>,
+}
+
+/// Something that happens while an agent sleeps.
+pub(super) struct Meanwhile(Box<dyn FnOnce() + Send>);
+
+impl std::fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meanwhile")
+    }
 }
 
 impl TestClock {
     pub(super) fn step(&self, by: SignedDuration) {
         *self.step.lock().unwrap() += by;
+    }
+
+    /// The machine sleeps: only the clock that counts suspended time goes on.
+    pub(super) fn suspend(&self, time: Duration) {
+        *self.suspended.lock().unwrap() += time;
+    }
+
+    pub(super) fn in_next_sleep(&self, work: impl FnOnce() + Send + 'static) {
+        *self.meanwhile.lock().unwrap() = Some(Meanwhile(Box::new(work)));
     }
 }
 
@@ -170,6 +218,25 @@ impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         let gone = SignedDuration::try_from(self.began.elapsed()).unwrap();
         self.base + gone + *self.step.lock().unwrap()
+    }
+
+    fn boot_time(&self) -> BootTime {
+        let gone = self.began.elapsed() + *self.suspended.lock().unwrap();
+        BootTime {
+            boot: "test".to_owned(),
+            milliseconds: u64::try_from(gone.as_millis()).unwrap(),
+        }
+    }
+
+    fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
+        let meanwhile = Arc::clone(&self.meanwhile);
+        Box::pin(async move {
+            tokio::time::sleep(time).await;
+            let due = meanwhile.lock().unwrap().take();
+            if let Some(Meanwhile(work)) = due {
+                work();
+            }
+        })
     }
 }
 
@@ -215,7 +282,7 @@ pub(super) struct World {
     pub(super) wrap: Arc<CountingWrap>,
     keys: RepositoryKeys,
     root: Bytes,
-    group_key: GroupKey,
+    pub(super) group_key: GroupKey,
     version: u64,
     /// What the next releases ask of the host.
     pub(super) artifacts: Vec<Artifact>,
@@ -255,6 +322,8 @@ impl World {
                 base: now,
                 began: tokio::time::Instant::now(),
                 step: Mutex::default(),
+                suspended: Mutex::default(),
+                meanwhile: Arc::default(),
             }),
             wrap: Arc::new(CountingWrap {
                 inner: LocalWrap::from_file(&key_file).unwrap(),

@@ -130,9 +130,19 @@ async fn the_status_decides_and_the_last_lines_are_told() {
     let url = format!("http://127.0.0.1:{port}/healthz");
     let seen = prober(&[]).try_once(&http(url.clone(), None, false)).await;
     assert!(!seen.ok);
-    assert_eq!(seen.lines.len(), shared::documents::PROBE_LINES);
+    assert_eq!(seen.lines.len(), shared::documents::ANSWER_LINES);
     assert_eq!(seen.lines[0], format!("{url}: 503 Service Unavailable"));
     assert_eq!(seen.lines.last().unwrap(), "[-]check 49 failed");
+
+    // Far more than is told: the end of it all the same.
+    let body: String = (0..5000)
+        .map(|n| format!("[-]check {n} failed\n"))
+        .collect();
+    assert!(body.len() > 4 * 4096);
+    let port = server(answer("500 Internal Server Error", &body), None).await;
+    let url = format!("http://127.0.0.1:{port}/healthz");
+    let seen = prober(&[]).try_once(&http(url, None, false)).await;
+    assert_eq!(seen.lines.last().unwrap(), "[-]check 4999 failed");
 }
 
 #[tokio::test]

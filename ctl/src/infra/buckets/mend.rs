@@ -95,7 +95,7 @@ impl Work<'_> {
             set.push("versioning");
         }
         if self.encryption().await? {
-            set.push("encryption");
+            set.push("encryption by S3's own keys");
         }
         if self.policy().await? {
             set.push("the policy");
@@ -160,13 +160,21 @@ impl Work<'_> {
         Ok(true)
     }
 
-    /// S3's own keys: what is secret is encrypted before it gets here. An operator's KMS key is left as it is.
+    /// S3's own keys: what is secret is encrypted before it gets here. An operator's KMS key for the state is left as it is; for the
+    /// secrets bucket it is not, since no machine may use it: neither read a release nor write its status.
     async fn encryption(&self) -> anyhow::Result<bool> {
         let (s3, name) = (self.aws.s3(), &self.bucket.name);
         let request = s3.get_bucket_encryption().bucket(name).send();
         let is = found(call("s3:GetEncryptionConfiguration", self.object(), request).await)?;
         let rules = is.and_then(|is| is.server_side_encryption_configuration);
-        if rules.is_some_and(|is| !is.rules().is_empty()) {
+        let fits = |rule: &ServerSideEncryptionRule| {
+            let algorithm = rule
+                .apply_server_side_encryption_by_default()
+                .map(ServerSideEncryptionByDefault::sse_algorithm);
+            self.bucket.purpose == Purpose::Terraform
+                || algorithm.is_none_or(|is| *is == ServerSideEncryption::Aes256)
+        };
+        if rules.is_some_and(|is| !is.rules().is_empty() && is.rules().iter().all(fits)) {
             return Ok(false);
         }
         let by_default = ServerSideEncryptionByDefault::builder()

@@ -6,6 +6,7 @@
 mod mend;
 mod policy;
 mod remove;
+mod standing;
 
 use aws_sdk_s3::types::Tag;
 
@@ -15,6 +16,7 @@ use crate::exit::mistake;
 
 pub use policy::{IMMUTABLE, Purpose};
 pub use remove::remove;
+pub use standing::{Marks, Problem, Standing, standing};
 
 const TAG_ENVIRONMENT: &str = "Env";
 const TAG_PLATFORM: &str = "Platform";
@@ -52,14 +54,22 @@ pub async fn survey(aws: &Aws, environment: &Environment, account: &str) -> anyh
     let mut problems = Vec::new();
     for (name, purpose) in named {
         let Some(name) = name else { continue };
-        match look(aws, environment, account, name.as_str(), purpose).await? {
-            Ok(exists) => buckets.push(Bucket {
-                name: name.to_string(),
-                purpose,
-                exists,
-            }),
-            Err(problem) => problems.push(problem),
+        let name = name.as_str();
+        let found = standing(aws, environment, account, name, purpose).await;
+        if let Some(problem) = found.problem(environment, purpose, name) {
+            problems.push(format!("bucket {}: {}", problem.says, problem.fix));
+            continue;
         }
+        let exists = match found {
+            Standing::Refused(error) | Standing::Unknown(error) => return Err(error.into()),
+            Standing::Free => false,
+            _ => true,
+        };
+        buckets.push(Bucket {
+            name: name.to_owned(),
+            purpose,
+            exists,
+        });
     }
     if problems.is_empty() {
         return Ok(Survey {
@@ -73,85 +83,7 @@ pub async fn survey(aws: &Aws, environment: &Environment, account: &str) -> anyh
     )))
 }
 
-/// Whether the bucket is there, or why it cannot be used.
-async fn look(
-    aws: &Aws,
-    environment: &Environment,
-    account: &str,
-    name: &str,
-    purpose: Purpose,
-) -> anyhow::Result<Result<bool, String>> {
-    let key = match purpose {
-        Purpose::Secrets => "secrets_bucket_name",
-        Purpose::Terraform => "terraform_bucket_name",
-    };
-    let head = aws
-        .s3()
-        .head_bucket()
-        .bucket(name)
-        .expected_bucket_owner(account)
-        .send();
-    let answer = match call("s3:ListBucket", format!("bucket {name}"), head).await {
-        Ok(answer) => answer,
-        Err(error) => return judge(error, environment, key, name),
-    };
-    let region = answer.bucket_region().unwrap_or_else(|| aws.region());
-    if region != aws.region() {
-        return Ok(Err(elsewhere(environment, key, name, region)));
-    }
-    let tags = tags(aws, name).await?;
-    let tag = |key: &str| tags.iter().find(|tag| tag.key() == key).map(Tag::value);
-    let (manager, ours) = TAG_MANAGER;
-    if tag(manager) != Some(ours) && !is_empty(aws, name).await? {
-        return Ok(Err(format!(
-            "`{key}`: the bucket {name} exists, is not empty, and does not say that it is platformctl's: its policy and lifecycle \
-             would be written over. Name another one, or tag it {manager}={ours} to hand it over"
-        )));
-    }
-    if purpose == Purpose::Secrets
-        && let Some(other) = tag(TAG_ENVIRONMENT)
-        && other != environment.name.as_str()
-    {
-        return Ok(Err(format!(
-            "`{key}`: the bucket {name} belongs to environment {other}: each environment needs one of its own"
-        )));
-    }
-    Ok(Ok(true))
-}
-
-fn judge(
-    error: AwsError,
-    environment: &Environment,
-    key: &str,
-    name: &str,
-) -> anyhow::Result<Result<bool, String>> {
-    match (&error.kind, error.status, &error.bucket_region) {
-        (AwsErrorKind::NotFound, ..) | (_, Some(404), _) => Ok(Ok(false)),
-        (_, Some(301), Some(region)) => Ok(Err(elsewhere(environment, key, name, region))),
-        (AwsErrorKind::Denied, ..) | (_, Some(403), _) if !error.is_about_credentials() => {
-            Ok(Err(format!(
-                "`{key}`: the bucket {name} belongs to another account, or these credentials may not see it: bucket names are the \
-             world's, so take another one"
-            )))
-        }
-        _ => Err(error.into()),
-    }
-}
-
-fn elsewhere(environment: &Environment, key: &str, name: &str, region: &str) -> String {
-    format!(
-        "`{key}`: the bucket {name} is in region {region}, but the environment is in {}",
-        environment.region
-    )
-}
-
-/// A tag of a bucket; none where it has none.
-async fn is_empty(aws: &Aws, bucket: &str) -> Result<bool, AwsError> {
-    let request = aws.s3().list_objects_v2().bucket(bucket).max_keys(1).send();
-    let answer = call("s3:ListBucket", format!("bucket {bucket}"), request).await?;
-    Ok(answer.contents().is_empty())
-}
-
+/// The tags of a bucket.
 async fn tags(aws: &Aws, bucket: &str) -> Result<Vec<Tag>, AwsError> {
     let request = aws.s3().get_bucket_tagging().bucket(bucket).send();
     match call("s3:GetBucketTagging", format!("bucket {bucket}"), request).await {

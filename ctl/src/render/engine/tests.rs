@@ -48,6 +48,7 @@ fn embedded(group: &str, pods: &[&str]) -> RenderInput {
     let values = json!({
         "environment": "dev", "kubernetes_version": "1.36.3",
         "service_cidr": "10.96.0.0/12", "pod_cidr": "10.244.0.0/16", "aws_region": "eu-west-1", "secure_asg_min": 3,
+        "cluster_authority": "0123",
     });
     RenderInput {
         group: group.to_owned(),
@@ -345,5 +346,32 @@ proptest! {
     #[test]
     fn no_template_makes_it_panic(source in "[-a-c{}%#|.:()'\"\\[\\]0-9+ \n]{0,80}") {
         let _ = render(&input(&[("a.yaml.j2", &source)], json!({"a": 1, "b": [1]}), &[]));
+    }
+}
+
+/// A pod of the cluster that talks to the API server reads whom to trust at start only.
+#[test]
+fn every_addon_that_talks_to_the_api_server_starts_anew_with_another_authority() {
+    let of = |authority: &str| {
+        let mut input = embedded("secure", &["addons"]);
+        input.values["cluster_authority"] = json!(authority);
+        let (texts, _) = render_texts(&input);
+        let texts = texts.addons.into_values();
+        let lists = texts.map(|text| super::super::list_of(&text.text).unwrap());
+        lists
+            .flat_map(|list| list["items"].as_array().unwrap().clone())
+            .filter(|item| !item["spec"]["template"]["spec"]["serviceAccountName"].is_null())
+            .collect::<Vec<Value>>()
+    };
+    let (one, other) = (of("aa"), of("bb"));
+    assert_eq!(one.len(), 3);
+    for (one, other) in one.iter().zip(&other) {
+        let template = |item: &Value| item["spec"]["template"].clone();
+        assert_ne!(
+            template(one),
+            template(other),
+            "{}",
+            one["metadata"]["name"]
+        );
     }
 }

@@ -34,6 +34,7 @@ fn node(name: &str, release: u64, written: i64) -> NodeReport {
         metadata_expires: None,
         rollout: shared::documents::RolloutReport::default(),
         backup: None,
+        rewrite: None,
         written_at: at(written),
     };
     NodeReport {

@@ -60,7 +60,15 @@ fn secure(releases: &[(u64, u64)], nodes: Vec<NodeEvidence>) -> Evidence {
     let releases = releases.iter().map(|(r, k)| (number(*r), *k)).collect();
     // The other group has nothing, and nobody asks for it.
     [
-        (group("secure"), GroupEvidence { releases, nodes }),
+        (
+            group("secure"),
+            GroupEvidence {
+                releases,
+                nodes,
+                generation: 1,
+                ..GroupEvidence::default()
+            },
+        ),
         (group("compute"), GroupEvidence::default()),
     ]
     .into()
@@ -113,7 +121,7 @@ fn what_was_issued_has_its_time_before_its_issuer_is_retired() {
     for (subject, days) in [
         (ETCD, 0),
         (Subject::ServiceAccounts, 2),
-        (Subject::Authority(KubeletClient), 365),
+        (Subject::Authority(KubeletClient), 31),
     ] {
         let pki = after(subject, &[Action::Stage, Action::Promote]);
         let evidence = secure(&[(8, 5)], vec![node("a", 8, 1)]);
@@ -163,5 +171,162 @@ proptest! {
         };
         let published = versions.last().is_some_and(|k| *k >= 5);
         prop_assert!(!free || (published && on.iter().all(has_it)));
+    }
+}
+
+mod encryption {
+    use shared::documents::{EncryptionKey, OlderKey};
+    use shared::rewrite::{RewriteReport, StoredScan};
+    use shared::secret::SecretBytes;
+
+    use super::*;
+
+    const IT: Subject = Subject::Encryption;
+    const UNTIL_REWRITE: [Action; 3] = [Action::Stage, Action::Promote, Action::Rewrite];
+
+    fn evidence(good: Option<u64>, reports: Vec<RewriteReport>) -> Evidence {
+        let mut all = secure(&[(8, 5)], vec![node("a", 8, 1)]);
+        let group = all.get_mut(&group("secure")).unwrap();
+        group.rollout = Some(RolloutEvidence {
+            good: good.and_then(ReleaseNumber::new),
+        });
+        group.rewrites = reports.into_iter().map(|r| ("a".to_owned(), r)).collect();
+        all
+    }
+
+    fn report(pki: &Pki, others: &[(&str, u64)]) -> RewriteReport {
+        let mut others: BTreeMap<String, u64> =
+            others.iter().map(|(k, n)| ((*k).to_owned(), *n)).collect();
+        others.retain(|_, n| *n > 0);
+        RewriteReport {
+            number: pki.at_rest.rewrite.as_ref().unwrap().number,
+            generation: 1,
+            key: pki.encryption.current.name.clone(),
+            rewritten: 3,
+            scan: Some(StoredScan {
+                others,
+                ..StoredScan::default()
+            }),
+            failed: None,
+        }
+    }
+
+    #[test]
+    fn files_on_the_disk_are_not_enough_the_rollout_must_be_over() {
+        let pki = after(IT, &[Action::Stage]);
+        let ask = |e: &Evidence| obstacles(IT, Action::Promote, &pki, e, now());
+        assert!(ask(&evidence(Some(8), vec![])).is_empty());
+        assert!(ask(&evidence(Some(9), vec![])).is_empty());
+        for behind in [Some(7), None] {
+            let found = ask(&evidence(behind, vec![]));
+            assert!(
+                matches!(found[..], [Obstacle::NotComplete { .. }]),
+                "{found:?}"
+            );
+            assert!(!found[0].is_waived(&["a".to_owned()].into(), true));
+        }
+        // Other subjects go by the reports alone, as ever.
+        let ca = after(ETCD, &[Action::Stage]);
+        let found = obstacles(ETCD, Action::Promote, &ca, &evidence(None, vec![]), now());
+        assert!(found.is_empty());
+    }
+
+    #[test]
+    fn the_old_key_is_retired_only_on_the_word_that_nothing_is_under_it() {
+        let pki = after(IT, &UNTIL_REWRITE);
+        let ask = |reports: Vec<RewriteReport>| {
+            obstacles(IT, Action::Retire, &pki, &evidence(Some(8), reports), now())
+        };
+        let done = report(&pki, &[]);
+        assert!(ask(vec![done.clone()]).is_empty());
+        let unscanned = RewriteReport {
+            scan: None,
+            ..done.clone()
+        };
+        let left = report(&pki, &[("key-old", 2)]);
+        // An earlier order, another generation of etcd, another key.
+        let strangers = [
+            (|r| r.number -= 1) as fn(&mut RewriteReport),
+            |r| r.generation = 2,
+            |r| r.key = "key-other".to_owned(),
+        ];
+        let strangers = strangers.map(|change| {
+            let mut changed = done.clone();
+            change(&mut changed);
+            changed
+        });
+        let mut none = vec![vec![], vec![unscanned], vec![left.clone()]];
+        none.extend(strangers.map(|s| vec![s]));
+        for reports in none {
+            let found = ask(reports.clone());
+            assert!(
+                matches!(found[..], [Obstacle::NotRewritten { .. }]),
+                "{reports:?}"
+            );
+            assert!(!found[0].is_waived(&["a".to_owned(), "secure".to_owned()].into(), true));
+        }
+        let said = ask(vec![left.clone()])[0].to_string();
+        assert!(
+            said.contains("a: 3 rewritten") && said.contains("2 under key-old"),
+            "{said}"
+        );
+        assert!(ask(vec![left, done]).is_empty());
+    }
+
+    #[test]
+    fn its_steps_follow_each_other_and_a_retired_key_is_kept() {
+        let mut pki = after(IT, &[]);
+        let old = pki.encryption.current.clone();
+        let step = |pki: &Pki| IT.step(pki).unwrap();
+        let expected = [
+            (Step::Steady, Action::Stage),
+            (Step::Staged, Action::Promote),
+            (Step::Promoted, Action::Rewrite),
+            (Step::Rewriting, Action::Retire),
+        ];
+        let all = expected.map(|(_, action)| action);
+        for (at, next) in expected {
+            assert_eq!((step(&pki), IT.after(step(&pki))), (at, next));
+            for other in all.into_iter().filter(|a| *a != next) {
+                let again = at == Step::Rewriting && other == Action::Rewrite;
+                let before = pki.clone();
+                let taken = IT.advance(&mut pki, other, &names(), now());
+                assert_eq!(taken.is_ok(), again, "{at:?} {other}");
+                if again {
+                    let number = |p: &Pki| p.at_rest.rewrite.as_ref().unwrap().number;
+                    assert_eq!(number(&pki), number(&before) + 1);
+                } else {
+                    assert_eq!(pki, before);
+                }
+            }
+            IT.advance(&mut pki, next, &names(), now()).unwrap();
+        }
+        assert_eq!(step(&pki), Step::Steady);
+        assert!(pki.at_rest.rewrite.is_none() && pki.encryption.previous.is_none());
+        let kept: Vec<&EncryptionKey> = pki.at_rest.older.iter().map(|o| &o.key).collect();
+        assert_eq!(kept, [&old]);
+        assert!(pki.encryption_keys().all(|key| *key != old));
+    }
+
+    #[test]
+    fn what_a_restore_brings_back_is_read_and_rewritten_before_the_next_key() {
+        let mut pki = after(IT, &[]);
+        pki.at_rest.older.push(OlderKey {
+            key: EncryptionKey {
+                name: "key-old".to_owned(),
+                secret: SecretBytes::new(vec![1; 32]),
+            },
+            reads: true,
+            retired: None,
+        });
+        let given: Vec<&str> = pki.encryption_keys().map(|k| k.name.as_str()).collect();
+        assert_eq!(given, [pki.encryption.current.name.as_str(), "key-old"]);
+        assert_eq!(IT.step(&pki), Some(Step::Promoted));
+        for action in [Action::Rewrite, Action::Retire] {
+            IT.advance(&mut pki, action, &names(), now()).unwrap();
+        }
+        assert_eq!(IT.step(&pki), Some(Step::Steady));
+        assert_eq!(pki.at_rest.older.len(), 1);
+        assert_eq!(pki.encryption_keys().count(), 1);
     }
 }
