@@ -88,7 +88,7 @@ impl Repository {
             name: TARGET.to_owned(),
             length: content.len() as u64,
             sha256,
-            custom: HashMap::from([("bundle".to_owned(), serde_json::json!({"release": 1}))]),
+            custom: HashMap::from([("purpose".to_owned(), serde_json::json!({"of": "tests"}))]),
         };
         let n = number(version);
         let versions = Versions {

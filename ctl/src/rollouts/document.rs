@@ -6,7 +6,6 @@ use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use shared::documents::{
     GroupKeys, NodeObjectError, Nonce, RolloutDocument, RolloutDocumentError, open_node_object,
-    seal_node_object,
 };
 use shared::durable::{self, Attributes};
 use shared::limits;
@@ -178,11 +177,7 @@ pub async fn change(
         if !change(&mut next)? {
             return Ok(document);
         }
-        let sealed = seal_node_object(&next, &name, Some(&group_keys.group_key))?;
-        anyhow::ensure!(
-            sealed.len() as u64 <= limits::NODE_OBJECT_BYTES,
-            "{key} would grow over its limit: `platformctl forget` the nodes that are gone"
-        );
+        let sealed = next.seal(&name, &group_keys.group_key)?;
         match context
             .store
             .put(&key, Bytes::from(sealed), condition)

@@ -27,8 +27,8 @@ pub use report::{
 pub use rollout::{
     ANSWER_LINES, FAILED_KEPT, FORGOTTEN_KEPT, FailedAdoption, Forgotten, Halt, Holder, HolderWork,
     InvalidNonce, Nonce, PROBE_LINE_CHARACTERS, PROBE_LINES, Pause, REASON_CHARACTERS,
-    ROLLOUT_FORMAT, Retry, RolloutDocument, RolloutDocumentError, Unavailable, UnavailableWhy,
-    kept_line, kept_lines,
+    ROLLOUT_FORMAT, Retry, RolloutDocument, RolloutDocumentError, RolloutSealError, Unavailable,
+    UnavailableWhy, kept_line, kept_lines,
 };
 pub use rotating::{OutOfStep, Rotating, Step};
 pub use rotation::StepMark;

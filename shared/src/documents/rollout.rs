@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::TimeSpan;
 use crate::names::{NodeId, ReleaseNumber};
 
+mod seal;
+
+pub use seal::RolloutSealError;
+
 /// Format number of the document that this build writes and the only one it reads.
 pub const ROLLOUT_FORMAT: u32 = 1;
 /// Most failed adoptions that are kept; older ones go first.
@@ -361,21 +365,6 @@ impl RolloutDocument {
         next.forgotten
             .drain(drop_oldest(next.forgotten.len(), FORGOTTEN_KEPT));
         next
-    }
-
-    /// Leaves out what the probes saw of the oldest failure that still says it; false where none does.
-    pub fn drop_oldest_lines(&mut self) -> bool {
-        match self
-            .failed
-            .iter_mut()
-            .find(|failure| !failure.lines.is_empty())
-        {
-            Some(failure) => {
-                failure.lines.clear();
-                true
-            }
-            None => false,
-        }
     }
 
     /// The slot that a node holds.

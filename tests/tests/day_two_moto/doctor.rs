@@ -70,7 +70,7 @@ async fn an_account_with_everything_is_well_and_each_lack_is_a_line() {
     assert!(
         text.out
             .contains("example-dev-terraform is not there yet: the name is free")
-            && text.out.ends_with("dev: 18 ok, 1 warnings, 0 failures\n"),
+            && text.out.ends_with("dev: 19 ok, 1 warnings, 0 failures\n"),
         "{text:?}"
     );
 

@@ -66,8 +66,9 @@ async fn two_of_three_wait_and_a_fourth_is_a_spare() -> anyhow::Result<()> {
             "{:?}",
             files.keys()
         );
+        // What talks to the API server of its own node waits for it.
         ensure!(
-            files.contains_key("kube-scheduler.yaml"),
+            !files.contains_key("kube-scheduler.yaml"),
             "{:?}",
             files.keys()
         );
@@ -87,7 +88,9 @@ async fn two_of_three_wait_and_a_fourth_is_a_spare() -> anyhow::Result<()> {
     );
     ensure!(stage.machines[spare].kubelet.starts() == 0);
     let files = stage.machines[0].node.manifest_files()?;
-    ensure!(files.contains_key("etcd.yaml") && files.contains_key("kube-apiserver.yaml"));
+    for name in ["etcd.yaml", "kube-apiserver.yaml", "kube-scheduler.yaml"] {
+        ensure!(files.contains_key(name), "{name} of {:?}", files.keys());
+    }
     ensure!(stage.fence()? == fence, "the fence was written again");
     Ok(())
 }

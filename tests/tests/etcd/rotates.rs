@@ -238,7 +238,8 @@ async fn encryption_at_rest_has_another_key_and_a_backup_its_own() -> anyhow::Re
     ];
     done(&stage, &restore).await?;
     until_members_of(&stage, 2).await?;
-    ensure!(given(&stage)? == [new.clone(), old.clone()]);
+    let after = given(&stage)?;
+    ensure!(after == [new.clone(), old.clone()], "{after:?}");
     api.with(|api| api.reads.insert(old.clone()));
     let shown = row(&stage).await?;
     ensure!(

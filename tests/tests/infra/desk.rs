@@ -203,9 +203,13 @@ impl Desk {
     pub(crate) fn until_held(&self) {
         let begun = Instant::now();
         while !self.account.path().join("held").exists() {
-            assert!(begun.elapsed() < HELD, "it was not asked for");
+            assert!(begun.elapsed() < HELD, "not asked for: {}", self.wanted());
             sleep(Duration::from_millis(20));
         }
+    }
+
+    fn wanted(&self) -> String {
+        fs::read_to_string(self.account.path().join("want.json")).unwrap_or_default()
     }
 
     /// Lets what is held go on, and refuses nothing any more.

@@ -1,5 +1,6 @@
 //! The life of an environment.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -462,13 +463,13 @@ fn everything_is_there(seen: &Value) {
         );
     }
     let balancers = list("balancers");
-    let shown: Vec<_> = balancers
+    let shown: BTreeSet<_> = balancers
         .iter()
         .map(|b| (b["name"].as_str().unwrap(), b["scheme"].as_str().unwrap()))
         .collect();
     assert_eq!(
         shown,
-        [("api-dev", "internet-facing"), ("int-dev", "internal")]
+        BTreeSet::from([("api-dev", "internet-facing"), ("int-dev", "internal")])
     );
     for balancer in &balancers {
         let listener = &balancer["listeners"][0];

@@ -22,7 +22,7 @@ fn cluster_step(pki: &shared::documents::Pki) -> Step {
 
 /// What the addons' pods are annotated with: they read whom to trust at start only, so another value starts them anew.
 fn told_to_addons(node: &Node) -> anyhow::Result<String> {
-    let of_objects = SecretsOf::new(node, "addons_objects").directory()?;
+    let of_objects = SecretsOf::named(node, "addons", "addons_objects").directory()?;
     let mut told = BTreeSet::new();
     for name in [
         "coredns.yaml",

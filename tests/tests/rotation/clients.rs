@@ -126,20 +126,21 @@ pub(super) struct SecretsOf {
 
 impl SecretsOf {
     pub(super) fn new(node: &Node, pod: &str) -> Self {
+        Self::named(node, pod, pod)
+    }
+
+    /// One of another name than its pod.
+    pub(super) fn named(node: &Node, pod: &str, directory: &str) -> Self {
         Self {
             manifest: node.manifests().join(format!("{pod}.yaml")),
-            secrets: node.kubernetes().join("secrets").join(pod),
+            secrets: node.kubernetes().join("secrets").join(directory),
         }
     }
 
     pub(super) fn directory(&self) -> anyhow::Result<PathBuf> {
         let manifest = fs::read_to_string(&self.manifest)?;
-        let pod = self
-            .secrets
-            .file_name()
-            .and_then(|n| n.to_str())
-            .context("a pod")?;
-        let marker = format!("/secrets/{pod}/");
+        let name = self.secrets.file_name().and_then(|n| n.to_str());
+        let marker = format!("/secrets/{}/", name.context("a name")?);
         let (_, after) = manifest
             .split_once(&marker)
             .context("no secret directory")?;

@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use rand::Rng as _;
 use shared::documents::{
     GroupKey, NodeObjectError, NodeStatus, Nonce, Phase, RolloutDocument, open_node_object,
-    seal_node_object,
 };
 use shared::limits;
 use shared::names::{NodeId, ReleaseNumber};
@@ -154,15 +153,8 @@ impl Agent {
         let mut next = next.clone();
         // A document that was removed does not begin again below what was seen.
         next.revision = next.revision.max(self.rollouts.seen.saturating_add(1));
-        let seal = |next: &RolloutDocument| {
-            seal_node_object(next, &bound, Some(&group_key))
-                .map_err(|e| Stop::from(refused(RolloutError::Encode(e))))
-        };
-        let mut sealed = seal(&next)?;
-        // What the probes saw is for people; a document that nobody may read any more would end all rollouts.
-        while sealed.len() as u64 > limits::NODE_OBJECT_BYTES && next.drop_oldest_lines() {
-            sealed = seal(&next)?;
-        }
+        let sealed = next.seal(&bound, &group_key);
+        let sealed = sealed.map_err(|e| refused(RolloutError::Seal(e)))?;
         let condition = tag.map_or(PutCondition::Absent, PutCondition::Matches);
         let store = self.store.clone();
         let put = async move { store.put(&key, sealed.into(), condition).await };

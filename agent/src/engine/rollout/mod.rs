@@ -16,7 +16,7 @@ use shared::bundle::RolloutPolicy;
 use shared::digest::Sha256Digest;
 use shared::documents::{
     Decision, NodeObjectError, Phase, RolloutDocument, RolloutDocumentError, RolloutReport,
-    SlotReport, Waiting,
+    RolloutSealError, SlotReport, Waiting,
 };
 use shared::names::{NodeId, ReleaseNumber};
 use shared::rollout::{Resume, Stage, Window, resume};
@@ -90,8 +90,8 @@ enum RolloutError {
     NoTime,
     #[error("the rollout document changes faster than this node can write it")]
     Contended,
-    #[error("the rollout document cannot be encoded: this is a bug")]
-    Encode(#[source] serde_json::Error),
+    #[error("the rollout document cannot be written")]
+    Seal(#[source] RolloutSealError),
 }
 
 /// Until when files of a slot's release may be written.

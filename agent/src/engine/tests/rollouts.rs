@@ -14,6 +14,7 @@ use shared::documents::{
     Halt, NodeStatus, Nonce, Pause, Retry, RolloutDocument, Transition, open_node_object,
     seal_node_object,
 };
+use shared::names::EntryPath;
 use shared::store::{ServerTime, StoreErrorKind, keys};
 use shared::trust::bundle_name;
 use shared::trust::sign::ListedTarget;
@@ -146,10 +147,19 @@ async fn nothing_is_written_forward_after_half_of_the_deadline_while_a_pod_takes
         let mut disk = agent.disk.lock().unwrap();
         disk.pod_end = Box::new(SlowEnd(w.clock.clone(), AtomicBool::new(false)));
     }
-    w.publish_release(1, true).await;
+    // Beside one that stays: the last manifest of a directory is never taken away before the next is there.
+    let beside = || {
+        let other = String::from_utf8(pod("beside")).unwrap();
+        other.replace("web", "other").into_bytes()
+    };
+    let other: EntryPath = "manifests/other.yaml".parse().unwrap();
+    let mut files = w.release(1, true);
+    files.insert(other.clone(), beside());
+    w.publish_files(1, &files).await;
     agent.once().await;
     // The same pod in another file: the old one has to end before the new one is written.
     let mut files = w.release(2, true);
+    files.insert(other, beside());
     let manifest = files
         .remove(&"manifests/web.yaml".parse().unwrap())
         .unwrap();

@@ -1,5 +1,5 @@
 use super::*;
-use crate::documents::{GroupKey, open_node_object, seal_node_object};
+use crate::documents::{GroupKey, open_node_object};
 use crate::limits;
 use crate::store::keys;
 
@@ -92,15 +92,15 @@ fn comes_back_as_it_was_sealed_and_fits() {
         &keys::rollout(&"secure".parse().unwrap()),
     );
     assert_eq!(name, "dev/rollouts/secure.json");
-    let written = full().next(Nonce::of(5), at(9));
+    let mut written = full().next(Nonce::of(5), at(9));
     assert_eq!(written.failed.len(), FAILED_KEPT);
     assert_eq!(written.failed[0].at, at(10), "the oldest go first");
     assert_eq!(written.forgotten.len(), FORGOTTEN_KEPT);
-    let sealed = seal_node_object(&written, &name, Some(&key)).unwrap();
+    let sealed = written.seal(&name, &key).unwrap();
+    let with_lines = |d: &RolloutDocument| d.failed.iter().filter(|f| !f.lines.is_empty()).count();
     assert!(
-        (sealed.len() as u64) < limits::NODE_OBJECT_BYTES,
-        "{} bytes",
-        sealed.len()
+        with_lines(&written) >= FAILED_KEPT - 2,
+        "few must go for the rest to fit"
     );
     let back: RolloutDocument = open_node_object(&sealed, &name, &key).unwrap();
     assert_eq!(back, written);
@@ -120,17 +120,40 @@ fn only_the_known_format_and_nothing_older_is_usable() {
 }
 
 #[test]
-fn what_the_probes_saw_is_left_out_oldest_first() {
+fn what_the_probes_saw_is_left_out_oldest_first_and_never_a_node() {
+    let key = GroupKey::generate();
     let mut document = full();
-    let with_lines = |d: &RolloutDocument| d.failed.iter().filter(|f| !f.lines.is_empty()).count();
-    let before = with_lines(&document);
-    assert!(before > 1);
-    assert!(document.drop_oldest_lines());
-    assert!(document.failed[0].lines.is_empty() && with_lines(&document) == before - 1);
-    while document.drop_oldest_lines() {}
-    assert_eq!(
-        (with_lines(&document), document.failed.len()),
-        (0, full().failed.len())
+    document.failed.truncate(FAILED_KEPT);
+    let reason = "x".repeat(3_000);
+    for n in 0..2 {
+        document.failed[n].why.clone_from(&reason);
+    }
+    let before = document.clone();
+    let sealed = document.seal("x", &key).unwrap();
+    assert!(sealed.len() as u64 <= limits::NODE_OBJECT_BYTES);
+    let without: Vec<bool> = document.failed.iter().map(|f| f.lines.is_empty()).collect();
+    let dropped = without.iter().take_while(|w| **w).count();
+    assert!(
+        dropped > 0 && !without[dropped..].contains(&true),
+        "{without:?}"
+    );
+    for failure in &mut document.failed {
+        failure.lines.clear();
+    }
+    let mut bare = before;
+    for failure in &mut bare.failed {
+        failure.lines.clear();
+    }
+    assert_eq!(document, bare);
+
+    // There is nothing else that may go.
+    for failure in &mut document.failed {
+        failure.why.clone_from(&reason);
+    }
+    let error = document.seal("x", &key).unwrap_err().to_string();
+    assert!(
+        error.contains("x would grow to") && error.contains("forget"),
+        "{error}"
     );
 }
 
