@@ -42,7 +42,7 @@ pub enum Exit {
 pub async fn carry_out(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Run(args) => Box::pin(run(&Config::load(&args.config)?)).await,
-        Command::Once(args) => once(&Config::load(&args.config)?).await,
+        Command::Once(args) => Box::pin(once(&Config::load(&args.config)?)).await,
         Command::Verify(args) => verify(&Config::load(&args.config)?),
         Command::Hold(args) => hold(&args),
         Command::Etcd(args) => Box::pin(etcd(&args)).await,

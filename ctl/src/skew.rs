@@ -7,7 +7,7 @@ use std::fmt;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use shared::bundle::Release;
-use shared::names::{GroupName, Place, ReleaseNumber};
+use shared::names::{EntryPath, GroupName, Place, ReleaseNumber};
 use shared::rollout::{GONE_AFTER, NodeSeen};
 
 use crate::context::Context;
@@ -56,9 +56,12 @@ impl KubeVersion {
     pub fn of_api_server<'a>(manifests: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
         let images = manifests.flat_map(|bytes| {
             let pod: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
-            let containers = pod["spec"]["containers"].as_array().cloned();
+            let containers = pod
+                .pointer("/spec/containers")
+                .and_then(serde_json::Value::as_array)
+                .cloned();
             let images = containers.unwrap_or_default().into_iter();
-            images.filter_map(|container| Some(container["image"].as_str()?.to_owned()))
+            images.filter_map(|container| Some(container.get("image")?.as_str()?.to_owned()))
         });
         let version = |image: String| {
             let (_, name) = image.rsplit_once('/').unwrap_or(("", &image));
@@ -68,9 +71,11 @@ impl KubeVersion {
     }
 
     fn of_release(release: &Release) -> Option<Self> {
-        let manifests = release.files().filter_map(|(entry, bytes)| {
-            matches!(entry.path.place(), Place::Manifest(_)).then(|| bytes.expose())
-        });
+        let is_manifest = |path: &EntryPath| matches!(path.place(), Place::Manifest(_));
+        let manifests = release
+            .files()
+            .filter(|(entry, _)| is_manifest(&entry.path))
+            .map(|(_, bytes)| bytes.expose());
         Self::of_api_server(manifests)
     }
 }

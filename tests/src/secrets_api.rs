@@ -282,7 +282,8 @@ async fn answer(
                 }
                 behaviour.takes
             };
-            if sent["metadata"]["resourceVersion"] != version.to_string() {
+            let seen = sent["metadata"]["resourceVersion"].as_str();
+            if seen != Some(version.to_string().as_str()) {
                 return Ok(refusal(
                     StatusCode::CONFLICT,
                     "the object has been modified",

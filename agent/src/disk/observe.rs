@@ -304,6 +304,22 @@ fn kind(metadata: &Metadata) -> State {
     }
 }
 
+// === impl Fingerprint ===
+
+impl Fingerprint {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            mode: metadata.mode(),
+            owner: (metadata.uid(), metadata.gid()),
+        }
+    }
+}
+
 /// Reads that fail as those of a bad block do, on this thread.
 #[cfg(test)]
 pub(crate) mod injected {
@@ -328,21 +344,5 @@ pub(crate) mod injected {
         let inode = BAD.with_borrow(|bad| bad.get(path).copied())?;
         let now = std::fs::symlink_metadata(path).ok()?.ino();
         (now == inode).then(|| io::Error::from_raw_os_error(nix::errno::Errno::EIO as i32))
-    }
-}
-
-// === impl Fingerprint ===
-
-impl Fingerprint {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            mode: metadata.mode(),
-            owner: (metadata.uid(), metadata.gid()),
-        }
     }
 }

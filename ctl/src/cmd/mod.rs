@@ -162,7 +162,7 @@ impl Cli {
             Verb::History(args) => args.run(&directory).await,
             // Waiting for the nodes makes it large.
             Verb::Publish(args) => Box::pin(args.run(&directory)).await,
-            Verb::Rollback(args) => args.run(&directory).await,
+            Verb::Rollback(args) => Box::pin(args.run(&directory)).await,
             Verb::Pause(args) => args.run(&directory).await,
             Verb::Resume(args) => args.run(&directory).await,
             Verb::Retry(args) => args.run(&directory).await,

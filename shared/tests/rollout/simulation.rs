@@ -17,7 +17,7 @@ fn setting(seed: u64, nodes: u32) -> Setting {
         _ => Bad::Nowhere,
     };
     let releases = (0..rng.random_range(1..4)).map(|_| bad(&mut rng)).collect();
-    Setting {
+    let mut setting = Setting {
         nodes,
         zones: rng.random_range(1..4),
         max_unavailable: match nodes {
@@ -29,7 +29,11 @@ fn setting(seed: u64, nodes: u32) -> Setting {
         faults_until: rng.random_range(0..2) * rng.random_range(600_000..2 * HOUR),
         deadline: TimeSpan::from_secs(rng.random_range(20..600)),
         work: rng.random_range(500..20_000),
-    }
+    };
+    // Going back has a quarter of the deadline (§7.5). A node that needs more is cleared meanwhile, and counts as unavailable.
+    let quarter = setting.deadline.get() / 4;
+    setting.work = setting.work.min(quarter.as_millis().try_into().unwrap());
+    setting
 }
 
 fn run(seed: u64, nodes: u32) -> Result<World, String> {

@@ -9,7 +9,7 @@ use crate::desk::Desk;
 /// A step, the request of it that is held while the signal comes, and how many of these are let through before.
 const STEPS: [(&str, &str, usize); 6] = [
     ("doctor", "TrentService.DescribeKey", 0),
-    ("buckets", "PUT /example-dev-terraform?versioning", 0),
+    ("buckets", "PUT /example-dev-terraform/?versioning", 0),
     (
         "keyring",
         "PUT /example-dev-secrets/operator/keyring.json",

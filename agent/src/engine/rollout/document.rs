@@ -73,10 +73,8 @@ impl Agent {
     }
 
     /// The store's time at its last answer. The machine's own clock is no stand-in for it: slots are cleared by this.
-    fn store_time(&self) -> Result<Timestamp, Failure> {
-        let told = self.store.server_time();
-        told.map(|told| told.server)
-            .ok_or_else(|| refused(RolloutError::NoTime))
+    fn store_time(&self) -> Option<Timestamp> {
+        self.store.server_time().map(|told| told.server)
     }
 
     pub(in crate::engine) async fn read_rollout(&mut self) -> Result<Read, Stop> {
@@ -130,7 +128,9 @@ impl Agent {
             }
             Err(error) => return Err(store_failure(error).into()),
         };
-        let now = self.store_time()?;
+        let now = self
+            .store_time()
+            .ok_or_else(|| refused(RolloutError::NoTime))?;
         Ok(Read {
             document,
             tag,
