@@ -40,7 +40,7 @@ impl Agent {
         let name = key.clone();
         let get = async move { store.get(&name, length, None).await };
         let fetched = self
-            .network_on(Phase::Fetch, || format!("reading {key}"), limit, get)
+            .network(Phase::Fetch, || format!("reading {key}"), limit, get)
             .await?;
         let fetched = match fetched {
             Ok(fetched) => fetched,
@@ -109,7 +109,7 @@ impl Agent {
         let what = || format!("unwrapping the identity of release {release} with the key {key}");
         let unwrapping = async move { wrap.unwrap(&custom.identity, &context).await };
         let unwrapped = match self
-            .network_on(Phase::Decrypt, what, UNWRAP_DEADLINE, unwrapping)
+            .network(Phase::Decrypt, what, UNWRAP_DEADLINE, unwrapping)
             .await
         {
             Ok(Ok(identity)) => Ok(identity),

@@ -213,12 +213,8 @@ impl Failure {
     }
 
     /// Work that has no object of its own: the phase says what it was.
-    pub(crate) fn deadline(phase: Phase, limit: std::time::Duration) -> Self {
-        Self::deadline_of(phase, format!("the step {phase}"), limit)
-    }
-
     /// `what` names the object: "reading groups/secure/metadata/timestamp.json".
-    pub(crate) fn deadline_of(phase: Phase, what: String, limit: std::time::Duration) -> Self {
+    pub(crate) fn deadline(phase: Phase, what: String, limit: std::time::Duration) -> Self {
         let seconds = limit.as_secs();
         let error = EngineError::Deadline { what, seconds };
         Self::new(phase, "timeout", Retry::Soon, error)

@@ -182,7 +182,7 @@ impl Agent {
             let fetch = async move { staging.fetch(store, &group).await };
             let what = || format!("reading artifact {name} (target {target})");
             let at = self
-                .network_on(phase, what, deadline_for(bytes) + SLACK, fetch)
+                .network(phase, what, deadline_for(bytes) + SLACK, fetch)
                 .await?
                 .map_err(|e| Failure::artifact(phase, e))?;
             self.on_artifacts(move |a| a.staged(artifact, at))

@@ -206,22 +206,8 @@ impl Agent {
         }
     }
 
-    /// Awaits `work` on the network, at most `limit`.
+    /// Awaits `work` on the network, at most `limit`. `what` names it where time runs out: "reading" and a key, for example.
     pub(super) async fn network<F: Future>(
-        &mut self,
-        phase: Phase,
-        limit: Duration,
-        work: F,
-    ) -> Result<F::Output, Stop> {
-        match self.during(limit, work).await {
-            Ok(done) => Ok(done),
-            Err(GaveUp::Shutdown) => Err(Stop::Shutdown),
-            Err(GaveUp::Deadline) => Err(Failure::deadline(phase, limit).into()),
-        }
-    }
-
-    /// The same for work on an object: `what` names it, such as "reading" and a key, where time runs out.
-    pub(super) async fn network_on<F: Future>(
         &mut self,
         phase: Phase,
         what: impl FnOnce() -> String,
@@ -231,7 +217,7 @@ impl Agent {
         match self.during(limit, work).await {
             Ok(done) => Ok(done),
             Err(GaveUp::Shutdown) => Err(Stop::Shutdown),
-            Err(GaveUp::Deadline) => Err(Failure::deadline_of(phase, what(), limit).into()),
+            Err(GaveUp::Deadline) => Err(Failure::deadline(phase, what(), limit).into()),
         }
     }
 
@@ -248,7 +234,7 @@ impl Agent {
                 .await
         };
         let answer = self
-            .network_on(Phase::Idle, || format!("reading {key}"), limit, get)
+            .network(Phase::Idle, || format!("reading {key}"), limit, get)
             .await?
             .map_err(|e| Failure::store(Phase::Idle, e))?;
         self.metrics.succeeded(self.clock.now().as_second());
@@ -406,7 +392,7 @@ impl Agent {
         let group = self.identity.group.clone();
         let what = || format!("refreshing the metadata of group {group}");
         let refreshed = self
-            .network_on(Phase::Verify, what, REFRESH_DEADLINE, refreshing)
+            .network(Phase::Verify, what, REFRESH_DEADLINE, refreshing)
             .await?;
         Ok(refreshed.map_err(|e| Failure::trust(&group, e))?)
     }

@@ -41,6 +41,8 @@ impl Agent {
         let longest = probes.iter().map(|p| p.timeout.get()).max();
         let limit = longest.unwrap_or_default() + SLACK;
         let probes: Vec<Probe> = probes.into_iter().cloned().collect();
+        let names: Vec<&str> = probes.iter().map(|probe| probe.name.as_str()).collect();
+        let names = names.join(", ");
         let prober = prober.clone();
         let trying = async move {
             let tries = probes.iter().map(|probe| async {
@@ -49,7 +51,13 @@ impl Agent {
             });
             join_all(tries).await
         };
-        self.network(Phase::Probe, limit, trying).await
+        self.network(
+            Phase::Probe,
+            move || format!("probing {names}"),
+            limit,
+            trying,
+        )
+        .await
     }
 
     /// A node's first release is never taken back: its probes are tried at each pass, and one that still fails when the
@@ -274,7 +282,11 @@ impl Agent {
         // The files come first where the store does not answer: what is missing is put back by the care for artifacts.
         let patience = slot.policy.deadline.get() / 16;
         let fetched = tokio::time::timeout(patience, self.fetch_artifacts(&wanted)).await;
-        match fetched.unwrap_or_else(|_| Err(Failure::deadline(Phase::Revert, patience).into())) {
+        let late = |_| {
+            let what = format!("fetching the artifacts of release {}", previous.release);
+            Err(Failure::deadline(Phase::Revert, what, patience).into())
+        };
+        match fetched.unwrap_or_else(late) {
             Ok(()) => {
                 if let Err(failure) = self.prepare_host(&checked, &plan).await {
                     tracing::warn!(

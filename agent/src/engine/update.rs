@@ -114,7 +114,7 @@ impl Agent {
         let limit = deadline_for(wanted.bytes);
         let fetch = async move { fetching.fetch(store, &group).await };
         let fetched = self
-            .network_on(
+            .network(
                 phase,
                 || format!("reading the agent {}", wanted.target),
                 limit,

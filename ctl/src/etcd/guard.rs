@@ -78,13 +78,15 @@ fn said(report: &NodeReport) -> Option<&EtcdReport> {
 // === impl Evidence ===
 
 impl Evidence<'_> {
-    /// Whether etcd may hold anything. It does not where nobody was ever to form it; or where all who were say that they have
-    /// no data and know no leader.
+    /// Whether etcd may hold anything. It does not where nobody was ever to form it; or where all who were say that there never
+    /// was a leader, or that they have no data and know none.
     #[must_use]
     pub fn has_formed(&self) -> bool {
         let has_data = |e: &EtcdReport| {
             let in_it = matches!(e.role, EtcdRole::Member | EtcdRole::Learner);
-            e.had_data || e.leader.is_some() || in_it
+            let began = e.had_data || in_it;
+            // What was begun and never had a leader has acknowledged nothing.
+            e.leader.is_some() || e.had_leader.unwrap_or(began)
         };
         let says_nothing = |r: &NodeReport| r.status.is_err();
         let may_hold = |r: &NodeReport| says_nothing(r) || said(r).is_some_and(has_data);
@@ -231,6 +233,9 @@ impl Evidence<'_> {
             }
             EtcdRole::Member if !etcd.why.is_empty() => {
                 Err(format!("its etcd is not well: {}", printable(&etcd.why)))
+            }
+            EtcdRole::Member if etcd.healthy == Some(false) => {
+                Err("its etcd does not answer, or knows no leader".to_owned())
             }
             EtcdRole::Member if etcd.leader.is_none() => Err("its etcd knows no leader".to_owned()),
             EtcdRole::Member => Ok(Some(etcd)),

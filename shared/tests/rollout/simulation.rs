@@ -30,7 +30,7 @@ fn setting(seed: u64, nodes: u32) -> Setting {
         deadline: TimeSpan::from_secs(rng.random_range(20..600)),
         work: rng.random_range(500..20_000),
     };
-    // Going back has a quarter of the deadline (§7.5). A node that needs more is cleared meanwhile, and counts as unavailable.
+    // Going back has a quarter of the deadline. A node that needs more is cleared meanwhile, and counts as unavailable.
     let quarter = setting.deadline.get() / 4;
     setting.work = setting.work.min(quarter.as_millis().try_into().unwrap());
     setting

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use platform_tests::moto::with_credentials;
+use platform_tests::moto::SECRET_KEY;
 use platform_tests::node::agent_binary;
 use serde_json::{Value, json};
 use shared::digest::Sha256Digest;
@@ -25,13 +25,9 @@ pub(crate) fn real_agents_adopt(desk: &Desk, made: &Value) {
         let group = machine["group"].as_str().unwrap();
         let id = machine["id"].as_str().unwrap();
         let root = desk.path("machines").join(id);
-        configure(&root, &user_data(made, group), id);
+        configure(&root, &user_data(made, group), group, id);
         let agent = |verb: &str| {
-            let mut agent = Command::new(agent_binary());
-            with_credentials(&mut agent, &root);
-            // By its access key moto's log knows whose request it was.
-            let output = agent
-                .env("AWS_ACCESS_KEY_ID", format!("AGENT{group}"))
+            let output = Command::new(agent_binary())
                 .args([verb, "--config"])
                 .arg(root.join("config.toml"))
                 .output()
@@ -114,7 +110,7 @@ fn file<'a>(data: &'a Value, path: &str) -> &'a str {
 }
 
 /// Lays it out below a directory of its own: only where things lie is another place than on a machine.
-fn configure(root: &Path, data: &Value, id: &str) {
+fn configure(root: &Path, data: &Value, group: &str, id: &str) {
     fs::create_dir_all(root.join("root")).unwrap();
     let place = |name: &str| root.join(name).display().to_string();
     fs::write(
@@ -134,10 +130,14 @@ fn configure(root: &Path, data: &Value, id: &str) {
         assert!(placed.contains(on_a_machine), "{config}");
         placed = placed.replace(on_a_machine, &here);
     }
+    // In the place of the instance's role. By its access key moto's log knows whose request it was.
+    let pair = format!("access_key = \"AGENT{group}\"\nsecret_key = \"{SECRET_KEY}\"\n");
+    fs::write(root.join("credentials"), pair).unwrap();
     let below = format!(
-        "root_directory = \"{}\"\nstate_directory = \"{}\"\n",
+        "root_directory = \"{}\"\nstate_directory = \"{}\"\ncredentials_file = \"{}\"\n",
         place("root"),
-        place("state")
+        place("state"),
+        place("credentials")
     );
     fs::write(root.join("config.toml"), below + &placed).unwrap();
 }

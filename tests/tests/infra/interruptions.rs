@@ -15,8 +15,8 @@ const STEPS: [(&str, &str, usize); 6] = [
         "PUT /example-dev-secrets/operator/keyring.json",
         0,
     ),
-    // Doctor and the keyring's step read it before.
-    ("build", "GET /example-dev-secrets/operator/keyring.json", 3),
+    // Doctor, and the step of the keyring several times, read it before.
+    ("build", "GET /example-dev-secrets/operator/keyring.json", 4),
     (
         "publish",
         "PUT /example-dev-secrets/groups/compute/metadata/timestamp.json",

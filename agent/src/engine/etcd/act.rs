@@ -74,8 +74,17 @@ impl Agent {
         let sealed = seal_node_object(what, &bound, Some(&group_key))
             .map_err(|e| Ended::Trouble("internal", chain(&e)))?;
         let store = self.store.clone();
+        let named = key.clone();
         let put = async move { store.put(&key, sealed.into(), PutCondition::Absent).await };
-        match self.network(Phase::Idle, OBJECT_DEADLINE, put).await? {
+        match self
+            .network(
+                Phase::Idle,
+                || format!("writing {named}"),
+                OBJECT_DEADLINE,
+                put,
+            )
+            .await?
+        {
             Ok(_) => Ok(()),
             Err(e) if e.kind == StoreErrorKind::Conflict => Ok(()),
             Err(e) => Err(Stop::from(Failure::store(Phase::Idle, e)).into()),
@@ -125,8 +134,14 @@ impl Agent {
                 Membership::Promote { id } => client.member_promote(id).await.map(drop),
             }
         };
-        let done: Result<(), EtcdError> =
-            self.network(Phase::Idle, CHANGE_DEADLINE, asking).await?;
+        let done: Result<(), EtcdError> = self
+            .network(
+                Phase::Idle,
+                || format!("changing etcd's membership ({change:?})"),
+                CHANGE_DEADLINE,
+                asking,
+            )
+            .await?;
         match done {
             Ok(()) => {
                 let digest = self.with_disk(|disk| disk.bundle_digest());

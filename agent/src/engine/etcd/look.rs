@@ -90,7 +90,15 @@ impl Agent {
         };
         let (store, name) = (self.store.clone(), key.to_owned());
         let get = async move { store.get(&name, limits::NODE_OBJECT_BYTES, None).await };
-        match self.network(Phase::Idle, OBJECT_DEADLINE, get).await? {
+        match self
+            .network(
+                Phase::Idle,
+                || format!("reading {key}"),
+                OBJECT_DEADLINE,
+                get,
+            )
+            .await?
+        {
             Ok(Fetched::Object { bytes, .. }) => {
                 let bound = keys::bound_name(&self.identity.environment, key);
                 let opened = open_node_object(&bytes, &bound, &group_key);
@@ -259,7 +267,14 @@ impl Agent {
             }
             None
         };
-        let answer = self.network(Phase::Idle, MEMBERS_DEADLINE, asking).await?;
+        let answer = self
+            .network(
+                Phase::Idle,
+                || "asking etcd for its members".to_owned(),
+                MEMBERS_DEADLINE,
+                asking,
+            )
+            .await?;
         Ok(answer.map(|(client, list)| {
             pass.asked = Some(client);
             list
@@ -281,7 +296,14 @@ impl Agent {
             }
         });
         let asks = join_all(asks.collect::<Vec<_>>());
-        Ok(self.network(Phase::Idle, MEMBERS_DEADLINE, asks).await?)
+        Ok(self
+            .network(
+                Phase::Idle,
+                || "asking etcd's members how they are".to_owned(),
+                MEMBERS_DEADLINE,
+                asks,
+            )
+            .await?)
     }
 
     fn store_now(&self) -> Timestamp {

@@ -145,7 +145,15 @@ impl Agent {
         let client = EtcdClient::new(identity, &pass.facts().client_url);
         let client = client.map_err(|e| Ended::Trouble("etcd_restore", chain(&e)))?;
         let delete = async move { client.delete_prefix(LEASES).await };
-        match self.network(Phase::Idle, LEASES_DEADLINE, delete).await? {
+        match self
+            .network(
+                Phase::Idle,
+                || format!("removing {LEASES} from etcd"),
+                LEASES_DEADLINE,
+                delete,
+            )
+            .await?
+        {
             Ok(removed) => {
                 tracing::info!(
                     removed,

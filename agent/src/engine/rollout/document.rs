@@ -94,7 +94,14 @@ impl Agent {
                 .get(&name, limits::NODE_OBJECT_BYTES, known.as_ref())
                 .await
         };
-        let answer = self.network(Phase::Slot, REQUEST_DEADLINE, get).await?;
+        let answer = self
+            .network(
+                Phase::Slot,
+                || format!("reading {key}"),
+                REQUEST_DEADLINE,
+                get,
+            )
+            .await?;
         let (document, tag) = match answer {
             Ok(Fetched::NotModified) => match self.rollouts.cached.clone() {
                 Some((tag, document)) => (Some(document), Some(tag)),
@@ -157,8 +164,16 @@ impl Agent {
         let sealed = sealed.map_err(|e| refused(RolloutError::Seal(e)))?;
         let condition = tag.map_or(PutCondition::Absent, PutCondition::Matches);
         let store = self.store.clone();
+        let named = key.clone();
         let put = async move { store.put(&key, sealed.into(), condition).await };
-        let put = self.network(Phase::Slot, REQUEST_DEADLINE, put).await?;
+        let put = self
+            .network(
+                Phase::Slot,
+                || format!("writing {named}"),
+                REQUEST_DEADLINE,
+                put,
+            )
+            .await?;
         let tag = put.map_err(store_failure)?;
         self.saw_revision(next.revision);
         self.rollouts.cached = Some((tag, next));
@@ -183,7 +198,13 @@ impl Agent {
     pub(super) async fn step_aside(&mut self) -> Result<(), Stop> {
         let pause = Duration::from_millis(rand::rng().random_range(20..400));
         let sleep = self.clock.sleep(pause);
-        self.network(Phase::Slot, REQUEST_DEADLINE, sleep).await
+        self.network(
+            Phase::Slot,
+            || "stepping aside".to_owned(),
+            REQUEST_DEADLINE,
+            sleep,
+        )
+        .await
     }
 
     /// The group as its status objects show it; none where this node may not look.
@@ -203,6 +224,7 @@ impl Agent {
         };
         let store = self.store.clone();
         let prefix = keys::nodes_prefix(&self.identity.group);
+        let named = prefix.clone();
         let environment = self.identity.environment.clone();
         let reading = async move {
             let names = store.list(&prefix).await?;
@@ -231,7 +253,15 @@ impl Agent {
             let seen: Result<Vec<_>, StoreError> = seen.into_iter().collect();
             seen
         };
-        match self.network(Phase::Slot, VIEW_DEADLINE, reading).await? {
+        match self
+            .network(
+                Phase::Slot,
+                || format!("reading {named}"),
+                VIEW_DEADLINE,
+                reading,
+            )
+            .await?
+        {
             Ok(read) => Ok(Some(self.believed(read))),
             Err(error) if error.kind.is_transient() => Err(store_failure(error).into()),
             Err(error) => {

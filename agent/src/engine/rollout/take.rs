@@ -65,7 +65,13 @@ impl Agent {
                 .collect();
             if let Some(pause) = again.iter().map(|probe| probe.period.get()).max() {
                 let sleep = self.clock.sleep(pause);
-                self.network(Phase::Baseline, pause + SLACK, sleep).await?;
+                self.network(
+                    Phase::Baseline,
+                    || "the pause between two tries of a probe".to_owned(),
+                    pause + SLACK,
+                    sleep,
+                )
+                .await?;
                 failed_before = failing(&self.try_probes(&prober, again).await?);
             }
             if !failed_before.is_empty() {

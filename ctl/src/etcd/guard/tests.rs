@@ -148,7 +148,7 @@ fn one_of_three_or_five_goes_while_the_others_are_well() {
 #[test]
 fn anything_amiss_with_another_stands_against_it() {
     type Change = fn(&mut World);
-    let changes: [(Change, &str); 12] = [
+    let changes: [(Change, &str); 13] = [
         (|w| drop(w.reports.remove(1)), "has not reported"),
         (
             |w| w.reports[1].status = Err(ReportError::OtherNode("x".to_owned())),
@@ -178,6 +178,10 @@ fn anything_amiss_with_another_stands_against_it() {
             "not well: no member answers",
         ),
         (|w| etcd(&mut w.reports[1]).leader = None, "knows no leader"),
+        (
+            |w| etcd(&mut w.reports[1]).healthy = Some(false),
+            "does not answer, or knows no leader",
+        ),
         (
             |w| etcd(&mut w.reports[1]).reaches = vec!["m2".to_owned()],
             "does not reach that of dev-secure (i-3)",
@@ -281,6 +285,10 @@ fn what_never_formed_needs_nothing() {
     // Who was to form it is known, and each of them says of late that it has nothing.
     world.fence = fence(3);
     nothing(&world);
+    // One of them began, alone: without a leader nothing was ever acknowledged.
+    let begun = etcd(&mut world.reports[1]);
+    (begun.role, begun.had_data, begun.had_leader) = (EtcdRole::Member, true, Some(false));
+    assert!(!world.with(|e| e.has_formed()));
     let formed = |change: fn(&mut World)| {
         let mut changed = world_of_waiting();
         change(&mut changed);
@@ -289,6 +297,7 @@ fn what_never_formed_needs_nothing() {
     formed(|w| drop(w.reports.remove(2)));
     formed(|w| w.reports[2].status.as_mut().unwrap().written_at = Timestamp::UNIX_EPOCH);
     formed(|w| etcd(&mut w.reports[2]).had_data = true);
+    formed(|w| etcd(&mut w.reports[2]).had_leader = Some(true));
     formed(|w| etcd(&mut w.reports[2]).leader = Some("m1".to_owned()));
     formed(|w| w.reports[2].status = Err(ReportError::OtherNode("x".to_owned())));
     formed(|w| w.backups.push(backup(1, "20200101T000000Z-1")));
