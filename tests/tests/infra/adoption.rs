@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -132,7 +133,9 @@ fn configure(root: &Path, data: &Value, group: &str, id: &str) {
     }
     // In the place of the instance's role. By its access key moto's log knows whose request it was.
     let pair = format!("access_key = \"AGENT{group}\"\nsecret_key = \"{SECRET_KEY}\"\n");
-    fs::write(root.join("credentials"), pair).unwrap();
+    let credentials = root.join("credentials");
+    fs::write(&credentials, pair).unwrap();
+    fs::set_permissions(&credentials, fs::Permissions::from_mode(0o600)).unwrap();
     let below = format!(
         "root_directory = \"{}\"\nstate_directory = \"{}\"\ncredentials_file = \"{}\"\n",
         place("root"),
