@@ -51,7 +51,17 @@ async fn an_empty_account_to_two_groups() {
     check_bucket(&made);
     check_both(&made);
     check_requests(&made, &desk.requests());
-    no_secret_is_in_the_state(&desk, &done.said).await;
+    // The run before it applied, and what it was told went with it.
+    no_secret_is_in_the_state(
+        &desk,
+        &done.said,
+        &[
+            "terraform.tfvars.json",
+            "backend.tfbackend.json",
+            "plan.log",
+        ],
+    )
+    .await;
     assert_eq!(locks(&made), 0, "no lock is left");
 
     // A key of KMS as the bucket's default is one that no machine may use.
@@ -88,6 +98,7 @@ async fn an_empty_account_to_two_groups() {
     assert_eq!(desk.observe(), made, "a plan changes nothing");
 
     a_new_image_and_flavor(&desk, &made);
+    no_secret_is_in_the_state(&desk, "", &["apply.log", "plan.log", "show.log"]).await;
     a_change_a_shrink_and_the_end(&desk, &empty);
 }
 
@@ -274,7 +285,7 @@ async fn a_held_lock(desk: &Desk) {
     .with(0, &["released the lock", "nothing to do"]);
 }
 
-async fn no_secret_is_in_the_state(desk: &Desk, said: &str) {
+async fn no_secret_is_in_the_state(desk: &Desk, said: &str, files: &[&str]) {
     let workspace = ctl::context::Workspace::open(&desk.path("."), "dev").unwrap();
     let context = desk.moto.context(workspace).await.unwrap();
     let keyring = ctl::keyring::read(&context).await.unwrap().unwrap();
@@ -293,16 +304,10 @@ async fn no_secret_is_in_the_state(desk: &Desk, said: &str) {
         ("the state".to_owned(), state),
         ("the output".to_owned(), said.to_owned()),
     ];
-    for name in [
-        "terraform.tfvars.json",
-        "backend.tfbackend.json",
-        "apply.log",
-        "plan.log",
-        "show.log",
-    ] {
+    for name in files {
         let path = desk.path(".platform/dev/terraform").join(name);
         places.push((
-            name.to_owned(),
+            (*name).to_owned(),
             fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())),
         ));
     }
