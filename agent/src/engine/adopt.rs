@@ -70,25 +70,25 @@ impl Agent {
         let Some(good) = good.filter(|_| self.release().is_none()) else {
             return Err(failure.into());
         };
-        let (release, digest) = (good.release(), Some(good.sha256));
         let why = crate::trouble::chain(failure.error.as_ref());
-        tracing::error!(current = %adoption.target.release(), good = %release, why, "beginning with the good release");
+        tracing::error!(current = %adoption.target.release(), good = %good.release(), why, "beginning with the good release");
         self.metrics
             .failed(&failure.phase.to_string(), failure.kind);
         let result = format!("the current one cannot be opened: {why}");
+        Ok(self.begin_with(good, adoption, &result))
+    }
+
+    /// The good release in the place of the current one.
+    fn begin_with(&mut self, good: ReleaseTarget, adoption: Adoption, result: &str) -> State {
+        let (release, digest) = (good.release(), Some(good.sha256));
         let object = self.bundle_object(release, digest);
-        self.decided(
-            "begins with the good release",
-            release,
-            digest,
-            object,
-            &result,
-        );
-        Ok(State::Fetch(Adoption {
+        let action = "begins with the good release";
+        self.decided(action, release, digest, object, result);
+        State::Fetch(Adoption {
             target: good,
             good: None,
             ..adoption
-        }))
+        })
     }
 
     /// Unwraps the release's identity, once, and opens the bundle with it (§6.1 to §6.3).
@@ -146,20 +146,7 @@ impl Agent {
         {
             let current = adoption.target.release();
             tracing::warn!(%current, good = %good.release(), "a new node begins with the good release");
-            let (release, digest) = (good.release(), Some(good.sha256));
-            let object = self.bundle_object(release, digest);
-            self.decided(
-                "begins with the good release",
-                release,
-                digest,
-                object,
-                "adopting",
-            );
-            return Ok(State::Fetch(Adoption {
-                target: good,
-                good: None,
-                ..adoption
-            }));
+            return Ok(self.begin_with(good, adoption, "adopting"));
         }
         Ok(State::Check(adoption, release))
     }

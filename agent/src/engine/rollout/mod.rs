@@ -2,9 +2,11 @@
 //! [`shared::rollout`].
 
 mod back;
+mod baseline;
 mod document;
 mod membership;
 mod take;
+mod unfinished;
 
 pub(super) use membership::SlotTaken;
 

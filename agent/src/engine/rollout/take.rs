@@ -1,87 +1,20 @@
-//! Taking a slot: the look at the probes before, the wish, the wait, the grant.
-
-use std::collections::BTreeSet;
-use std::time::Duration;
+//! Taking a slot: the wish, the wait, the grant.
 
 use shared::backup::RESTORE_IDENTITY_FILE;
-use shared::bundle::Probe;
 use shared::documents::{Phase, RolloutDocument, Waiting};
 use shared::names::{EntryPath, ReleaseNumber};
-use shared::rollout::{
-    Admission, GroupView, Stage, Stock, Wait, Window, Wish, admit, record_failure,
-};
+use shared::rollout::{Admission, GroupView, Stage, Stock, Wait, Window, Wish, admit};
 
-use super::document::Read;
+use super::unfinished::Unfinished;
 use super::{BASELINE_AGE, CONFLICT, RolloutError, TRIES, UNREADABLE, refused};
 use crate::disk::{CheckedRelease, Plan};
 use crate::engine::Agent;
 use crate::engine::failure::{EngineError, Failure, Retry, Stop};
 use crate::engine::state::{Adoption, State};
-use crate::rollout::{Prober, Sight, Slot};
+use crate::rollout::{Prober, Slot};
 use crate::trouble::{Source, chain};
 
-/// Beyond the pause between two tries of a probe.
-const SLACK: Duration = Duration::from_secs(5);
-
-/// What an earlier transition leaves to do.
-enum Unfinished {
-    Nothing,
-    /// Apply the same release again.
-    Apply,
-    /// Go back first.
-    Revert,
-    /// Wait for its own end.
-    Other,
-}
-
 impl Agent {
-    /// Whether a release is adopted without a slot: it asks for none, or is this node's first, or is here already.
-    fn needs_no_slot(&self, checked: &CheckedRelease) -> bool {
-        let on_disk = self.release();
-        let index = checked.release().index();
-        index.rollout.is_none() || on_disk.is_none() || on_disk == Some(index.release)
-    }
-
-    /// Before the plan: which probes fail already.
-    pub(in crate::engine) async fn baseline(
-        &mut self,
-        adoption: Adoption,
-        checked: CheckedRelease,
-    ) -> Result<State, Stop> {
-        let release = checked.number();
-        if !self.needs_no_slot(&checked)
-            && let Some(policy) = checked.release().index().rollout.clone()
-        {
-            let prober = Prober::new(&policy.probes, checked.release());
-            let sights = self
-                .try_probes(&prober, policy.probes.iter().collect())
-                .await?;
-            let mut failed_before = failing(&sights);
-            // One failure may be a hiccup, and a probe that can only warn protects nobody.
-            let again: Vec<&Probe> = policy
-                .probes
-                .iter()
-                .filter(|probe| failed_before.contains(&probe.name))
-                .collect();
-            if let Some(pause) = again.iter().map(|probe| probe.period.get()).max() {
-                let sleep = self.clock.sleep(pause);
-                self.network(
-                    Phase::Baseline,
-                    || "the pause between two tries of a probe".to_owned(),
-                    pause + SLACK,
-                    sleep,
-                )
-                .await?;
-                failed_before = failing(&self.try_probes(&prober, again).await?);
-            }
-            if !failed_before.is_empty() {
-                tracing::warn!(%release, probes = ?failed_before, "these fail already, and can only warn");
-            }
-            self.rollouts.baseline = Some((release, tokio::time::Instant::now(), failed_before));
-        }
-        Ok(State::Plan(adoption, checked))
-    }
-
     /// Takes a slot, or waits for one (§6.11).
     pub(in crate::engine) async fn slot(
         &mut self,
@@ -110,27 +43,7 @@ impl Agent {
             return Err(refused(error).resume_at(later).into());
         }
         let release = checked.number();
-        let unfinished = self.unfinished(release);
-        let Some(policy) = policy.filter(|_| !self.needs_no_slot(&checked)) else {
-            match unfinished {
-                Unfinished::Nothing if self.rollouts.slot.is_none() => {
-                    return self.without_slot(adoption, checked, plan).await;
-                }
-                // The slot of another release would be taken for this one's.
-                Unfinished::Nothing => {
-                    self.handled = None;
-                    return Ok(State::GiveBack);
-                }
-                Unfinished::Apply => return Ok(State::Apply(adoption, checked, plan)),
-                Unfinished::Revert => return Ok(State::Revert),
-                Unfinished::Other => {
-                    self.resume = Some(State::Slot(adoption, checked, plan));
-                    self.dealt_with(None);
-                    return Ok(State::Idle);
-                }
-            }
-        };
-        match unfinished {
+        match self.unfinished(release) {
             Unfinished::Nothing => {}
             Unfinished::Apply => return Ok(State::Apply(adoption, checked, plan)),
             Unfinished::Revert => return Ok(State::Revert),
@@ -140,6 +53,14 @@ impl Agent {
                 return Ok(State::Idle);
             }
         }
+        let Some(policy) = policy.filter(|_| !self.needs_no_slot(&checked)) else {
+            if self.rollouts.slot.is_none() {
+                return self.without_slot(adoption, checked, plan).await;
+            }
+            // The slot of another release would be taken for this one's.
+            self.handled = None;
+            return Ok(State::GiveBack);
+        };
         if self.rollouts.slot.is_none()
             && let Some(waiting) = Box::pin(self.etcd_waits(&checked, &plan)).await?
         {
@@ -321,62 +242,6 @@ impl Agent {
         Ok(State::Apply(adoption, checked, plan))
     }
 
-    /// Why this very release failed here, also where the document does not say so any more: then it is told again, and halts
-    /// again. A retry that was ordered after it began ends that.
-    async fn failed_here(
-        &mut self,
-        release: ReleaseNumber,
-        read: &Read,
-    ) -> Result<Option<String>, Stop> {
-        let failed = self.rollouts.failed.clone();
-        let Some(failed) = failed.filter(|failed| failed.release == release) else {
-            return Ok(None);
-        };
-        let document = read.document.clone().unwrap_or_else(RolloutDocument::empty);
-        let is_retry =
-            |retry: &shared::documents::Retry| retry.release == release && retry.at >= failed.since;
-        if document.retry.as_ref().is_some_and(is_retry) {
-            return Ok(None);
-        }
-        let own = self.own_facts();
-        let stamp = self.stamp(read.now);
-        let told = record_failure(&document, own.facts(), release, &failed.why, &[], stamp);
-        if let Some(next) = told {
-            match self.write_rollout(&next, read.tag.clone()).await {
-                Ok(()) => {}
-                Err(Stop::Failed(failure)) => {
-                    let error = chain(failure.error.as_ref());
-                    tracing::warn!(error, "the failure here is not in the document again yet");
-                }
-                Err(stop) => return Err(stop),
-            }
-        }
-        Ok(Some(failed.why))
-    }
-
-    /// What an earlier transition leaves to do before `release` may ask for a slot.
-    fn unfinished(&self, release: ReleaseNumber) -> Unfinished {
-        let Some(slot) = &self.rollouts.slot else {
-            return Unfinished::Nothing;
-        };
-        let applying = self.with_disk(|disk| disk.ledger().applying.is_some());
-        let is_back = !applying && self.release() == Some(slot.previous.release);
-        match slot.stage {
-            Stage::Asking | Stage::Granted => Unfinished::Nothing,
-            Stage::Applying if slot.release == release && self.window(slot) == Window::Forward => {
-                Unfinished::Apply
-            }
-            Stage::Applying => Unfinished::Revert,
-            // The release that mends what this node could not go back from.
-            Stage::Reverting if (is_back || self.rollouts.struggles) && release > slot.release => {
-                Unfinished::Nothing
-            }
-            Stage::Probing | Stage::Committed | Stage::Reverting | Stage::Reverted => {
-                Unfinished::Other
-            }
-        }
-    }
-
     /// The slot is there. What was seen of the probes and the disk must be fresh.
     fn granted(
         &mut self,
@@ -441,10 +306,4 @@ fn mends(slot: Option<&Slot>) -> Option<Box<Slot>> {
         })),
         _ => slot.mends.clone(),
     }
-}
-
-/// The names of those that failed.
-fn failing(sights: &[(String, Sight)]) -> BTreeSet<String> {
-    let failing = sights.iter().filter(|(_, sight)| !sight.ok);
-    failing.map(|(name, _)| name.clone()).collect()
 }

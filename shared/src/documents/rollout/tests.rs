@@ -12,7 +12,7 @@ fn number(n: u64) -> ReleaseNumber {
 }
 
 fn node(n: u32) -> NodeId {
-    format!("AROAXXXXXXXXXXXXXXXXX:i-0123456789abc{n:04}")
+    format!("AROAEXAMPLEROLE000000:i-0123456789abc{n:04}")
         .parse()
         .unwrap()
 }
