@@ -1,5 +1,6 @@
 //! What `replace`, `apply`, `run` and `destroy` ask of etcd before machines of the secure group end.
 
+use anyhow::Context as _;
 use clap::Args;
 
 use crate::aws::Aws;
@@ -69,7 +70,12 @@ pub(super) async fn before_apply(
         return Ok(());
     }
     let context = Context::of(workspace.clone()).await?;
-    let Some(gathered) = Box::pin(Gathered::read(&context)).await? else {
+    let gathered = Box::pin(Gathered::read(&context)).await;
+    let Some(gathered) = gathered.context(
+        "it is not known whether etcd would keep its quorum and has a fresh backup, so the plan is not applied now: mend what \
+         follows, or say both --without-quorum REASON and --without-backup REASON",
+    )?
+    else {
         return Ok(());
     };
     let aws = Aws::of(workspace).await?;
@@ -97,7 +103,12 @@ pub(super) async fn before_destroy(
         return Ok(());
     }
     let context = Context::of(workspace.clone()).await?;
-    match Box::pin(Gathered::read(&context)).await? {
+    let gathered = Box::pin(Gathered::read(&context)).await;
+    let gathered = gathered.context(
+        "it is not known whether etcd has a fresh backup, so nothing is destroyed now: mend what follows, or say \
+         --without-backup REASON",
+    )?;
+    match gathered {
         Some(gathered) => waiver.judge(
             workspace,
             "nothing is destroyed now",

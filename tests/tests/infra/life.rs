@@ -171,13 +171,30 @@ fn a_change_a_shrink_and_the_end(desk: &Desk, empty: &Value) {
 
     desk.ctl(&["destroy", "--yes"])
         .with(2, &["the buckets stay", "--confirm dev"]);
-    // The zone and the image that it was made with need not be there any more. The key must: etcd's guard reads the keyring.
+    // The key, the zone and the image that it was made with need not be there any more.
     let path = desk.path("environments/dev.tfvars");
     let file = fs::read_to_string(&path).unwrap();
-    for (key, gone) in [("dns_zone_name", "gone.example"), ("coreos_image", "gone")] {
+    for (key, gone) in [
+        ("kms_master_id", "alias/gone"),
+        ("dns_zone_name", "gone.example"),
+        ("coreos_image", "gone"),
+    ] {
         desk.change(key, gone);
     }
-    desk.ctl(&["destroy", "--yes", "--confirm", "dev"])
+    // Without the key nobody can tell whether there is a backup.
+    let destroy = ["destroy", "--yes", "--confirm", "dev"];
+    let before_it = desk.observe();
+    desk.ctl(&destroy).with(
+        1,
+        &[
+            "nothing is destroyed now",
+            "--without-backup REASON",
+            "alias/gone",
+        ],
+    );
+    assert_eq!(desk.observe(), before_it, "nothing was destroyed");
+    let waived = [&destroy[..], &["--without-backup", "the key is gone"]].concat();
+    desk.ctl(&waived)
         .with(0, &["destroyed the infrastructure of dev"]);
     fs::write(&path, file).unwrap();
     let mut gone = desk.observe();
