@@ -10,7 +10,7 @@ use shared::names::ReleaseNumber;
 use shared::secret::SecretBytes;
 use shared::store::ObjectStore;
 
-use super::client::FILES;
+use super::identity::FILES;
 use super::{BackupContext, EtcdClient, EtcdIdentity};
 use crate::clock::Clock;
 use crate::disk::{self, Disk, DiskError, Ledger, NodePaths};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::client::member_id_text;
+use super::answers::member_id_text;
 use super::{EtcdClient, EtcdError, EtcdIdentity, Member, MemberStatus};
 use crate::trouble::chain;
 

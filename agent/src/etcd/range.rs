@@ -4,7 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::client::{CALL, end_of_prefix, number};
+use super::answers::number;
+use super::client::{CALL, end_of_prefix};
 use super::{EtcdClient, EtcdError, EtcdErrorKind};
 
 /// Keys of one page at most: as many as usually fit into an answer.

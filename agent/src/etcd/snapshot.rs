@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 use tokio::task::JoinHandle;
 
-use super::client::Refusal;
+use super::answers::Refusal;
 use super::{EtcdError, EtcdErrorKind};
 
 const OPERATION: &str = "snapshot";
