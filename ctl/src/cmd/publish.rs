@@ -275,8 +275,9 @@ pub(super) async fn secure_first(
         return Ok(());
     };
     let (status, _) = read_group_status(context, keyring, &secure).await?;
+    // Also where it is complete by now: the node that stood against it may have come up between the two looks.
     if let Some((patience, release)) = patience.zip(status.published)
-        && status.rollout.verdict(release) == Verdict::Wait
+        && !matches!(status.rollout.verdict(release), Verdict::Stopped(_))
     {
         let groups = [(secure, release)];
         wait(context, keyring, &groups, patience).await?;
