@@ -54,14 +54,23 @@ pub struct RunningMember {
     process: Child,
 }
 
+/// Below where the system takes ports for connections from: one that is free now is not taken by a client's connection
+/// before etcd listens on it.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
 /// Ports that were free a moment ago, all at once: etcd takes no port 0.
 ///
 /// # Errors
-/// What the system says.
+/// There are not so many.
 pub fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
-    let bound: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind("127.0.0.1:0"))
-        .collect::<Result<_, _>>()?;
+    let mut bound = Vec::new();
+    for _ in 0..1_000 {
+        if bound.len() == count {
+            break;
+        }
+        bound.extend(TcpListener::bind(("127.0.0.1", rand::random_range(PORTS))));
+    }
+    anyhow::ensure!(bound.len() == count, "no free ports in {PORTS:?}");
     let ports = bound.iter().map(|l| Ok(l.local_addr()?.port()));
     ports.collect()
 }

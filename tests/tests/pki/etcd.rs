@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -10,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use ctl::pki::deliver;
 use ctl::render::EMBEDDED;
+use platform_tests::etcd::free_ports;
 use platform_tests::node::eventually;
 use platform_tests::tools;
 use platform_tests::workspace::group;
@@ -35,15 +35,6 @@ impl Drop for Member {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// etcd takes no port 0: these were free a moment ago, all at once.
-fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
-    let bound: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind("127.0.0.1:0"))
-        .collect::<Result<_, _>>()?;
-    let ports = bound.iter().map(|l| Ok(l.local_addr()?.port()));
-    ports.collect()
 }
 
 /// The files of two pods as a node of the secure group has them.
