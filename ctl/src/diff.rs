@@ -2,6 +2,8 @@
 //! differs, since it may be a secret and a digest of a short secret is as good as the secret: so the digests that manifests name in
 //! their paths are not shown either.
 
+mod policy;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -138,9 +140,10 @@ fn host_changes(old: Option<Side<'_>>, new: Side<'_>) -> Vec<String> {
     if old_restarts != content.restarts {
         lines.push("changed the units to restart".to_owned());
     }
-    if index.and_then(|i| i.rollout.as_ref()) != content.rollout.as_ref() {
-        lines.push("changed the rollout policy".to_owned());
-    }
+    lines.extend(policy::changes(
+        index.and_then(|i| i.rollout.as_ref()),
+        content.rollout.as_ref(),
+    ));
     let agent = old.and_then(|o| o.agent);
     if agent != new.agent {
         let version = |a: Option<&AgentTarget>| a.map_or("none", |a| &a.version).to_owned();

@@ -37,6 +37,7 @@ fn main() {
             faults_until: 0,
             deadline: TimeSpan::from_secs(600),
             work: 2_000,
+            slow: false,
         };
         let mut world = World::new(1, setting);
         world.run(TWO_DAYS).unwrap();

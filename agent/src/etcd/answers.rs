@@ -122,13 +122,6 @@ pub(super) struct StatusAnswer {
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-pub(super) struct Deleted {
-    #[serde(deserialize_with = "number")]
-    pub(super) deleted: u64,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
 pub(super) struct HealthAnswer {
     pub(super) health: String,
     pub(super) reason: String,

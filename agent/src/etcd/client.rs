@@ -3,8 +3,6 @@
 //! Paths and fields are those of etcd's `rpc.proto`; in its JSON 64-bit numbers are text, bytes are base64, and what is zero
 //! is left out. One connection a call: calls are few.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::Method;
@@ -14,9 +12,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 use url::{Host, Url};
 
-use super::answers::{
-    Added, Deleted, Health, HealthAnswer, Member, MemberStatus, Members, StatusAnswer,
-};
+use super::answers::{Added, Health, HealthAnswer, Member, MemberStatus, Members, StatusAnswer};
 use super::identity::EtcdIdentity;
 use super::{EtcdError, EtcdErrorKind, SnapshotStream};
 
@@ -194,24 +190,6 @@ impl EtcdClient {
             )
             .await?;
         Ok(())
-    }
-
-    /// Removes every key that begins with `prefix`, and says how many there were.
-    ///
-    /// # Errors
-    /// [`EtcdError`].
-    pub async fn delete_prefix(&self, prefix: &str) -> Result<u64, EtcdError> {
-        #[derive(Serialize)]
-        struct Ask {
-            key: String,
-            range_end: String,
-        }
-        let ask = Ask {
-            key: STANDARD.encode(prefix),
-            range_end: STANDARD.encode(end_of_prefix(prefix.as_bytes())),
-        };
-        let answer: Deleted = self.ask("delete", "/v3/kv/deleterange", &ask, CALL).await?;
-        Ok(answer.deleted)
     }
 
     /// Whether the member can serve. One that says no is an answer, not an error.

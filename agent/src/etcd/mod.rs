@@ -10,6 +10,7 @@ mod operate;
 mod place;
 mod range;
 mod restore;
+mod restored;
 mod snapshot;
 mod transport;
 
@@ -20,7 +21,8 @@ pub use client_error::{EtcdError, EtcdErrorKind};
 pub use identity::EtcdIdentity;
 pub use material::Material;
 pub use operate::{DefragmentError, MemberLook, MemberView, defragment, look};
-pub use place::{EtcdPlace, PlaceError};
+pub use place::{EtcdPlace, PlaceError, ToDo};
 pub use range::{Entry, Page};
 pub use restore::{Restore, RestoreAs, RestoreError};
+pub use restored::KvDigest;
 pub use snapshot::SnapshotStream;

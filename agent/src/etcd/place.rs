@@ -54,6 +54,15 @@ impl From<DurableError> for PlaceError {
     }
 }
 
+/// What a member that came from a backup does once, when it has a leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToDo {
+    /// Removing what API servers of before left.
+    ClearLeases,
+    /// Holding its data against the others'.
+    Compare,
+}
+
 fn failed<'a>(step: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> PlaceError + 'a {
     move |source| PlaceError::Io {
         step,
@@ -201,31 +210,38 @@ impl EtcdPlace {
         Ok(durable::rename_directory(&from, &to)?)
     }
 
-    fn stale_leases(&self, generation: Generation) -> PathBuf {
-        self.data.join(format!(".stale-leases-{generation}"))
+    fn mark_of(&self, generation: Generation, what: ToDo) -> PathBuf {
+        let name = match what {
+            ToDo::ClearLeases => "stale-leases",
+            ToDo::Compare => "not-compared",
+        };
+        self.data.join(format!(".{name}-{generation}"))
     }
 
-    /// From now on, also after a restart, what API servers left in the data of a generation is of another time.
+    /// From now on, also after a restart, all of that is to be done in a generation that begins with a backup.
     ///
     /// # Errors
     /// [`PlaceError`].
-    pub fn mark_leases(&self, generation: Generation) -> Result<(), PlaceError> {
-        let mark = self.stale_leases(generation);
-        Ok(durable::write_file(&mark, b"", Attributes::mode(0o600))?)
+    pub fn mark(&self, generation: Generation) -> Result<(), PlaceError> {
+        for what in [ToDo::ClearLeases, ToDo::Compare] {
+            let mark = self.mark_of(generation, what);
+            durable::write_file(&mark, b"", Attributes::mode(0o600))?;
+        }
+        Ok(())
     }
 
-    /// Whether it is.
+    /// Whether it is still to be done.
     #[must_use]
-    pub fn leases_are_stale(&self, generation: Generation) -> bool {
-        self.stale_leases(generation).exists()
+    pub fn is_to_do(&self, generation: Generation, what: ToDo) -> bool {
+        self.mark_of(generation, what).exists()
     }
 
-    /// They are gone.
+    /// It is done.
     ///
     /// # Errors
     /// [`PlaceError`].
-    pub fn leases_are_clear(&self, generation: Generation) -> Result<(), PlaceError> {
-        Ok(durable::remove_file(&self.stale_leases(generation))?)
+    pub fn done(&self, generation: Generation, what: ToDo) -> Result<(), PlaceError> {
+        Ok(durable::remove_file(&self.mark_of(generation, what))?)
     }
 
     /// Forgets the membership: the configuration file goes.
@@ -283,12 +299,15 @@ mod tests {
             assert!(!place.has_data(one).unwrap());
         }
         place.put_aside(one).unwrap();
-        assert!(!place.leases_are_stale(one));
-        place.mark_leases(one).unwrap();
+        let both = [ToDo::ClearLeases, ToDo::Compare];
+        let to_do = |place: &EtcdPlace, of| both.map(|what| place.is_to_do(of, what));
+        assert_eq!(to_do(&place, one), [false, false]);
+        place.mark(one).unwrap();
         let again = place.clone();
-        assert!(again.leases_are_stale(one) && !again.leases_are_stale(one.next()));
-        place.leases_are_clear(one).unwrap();
-        assert!(!again.leases_are_stale(one));
+        assert_eq!(to_do(&again, one), [true, true]);
+        assert_eq!(to_do(&again, one.next()), [false, false]);
+        place.done(one, ToDo::ClearLeases).unwrap();
+        assert_eq!(to_do(&again, one), [false, true]);
         place.forget().unwrap();
         assert_eq!(place.memory().unwrap(), None);
     }

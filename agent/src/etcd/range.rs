@@ -20,6 +20,9 @@ pub struct Entry {
     /// The value: it may be a secret that is not encrypted.
     #[serde(default, deserialize_with = "base64")]
     pub value: Vec<u8>,
+    /// The revision at which it was last written.
+    #[serde(default, deserialize_with = "number")]
+    pub mod_revision: u64,
 }
 
 /// Some of what is stored, in the order of the keys.

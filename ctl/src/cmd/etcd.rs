@@ -10,12 +10,11 @@ use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use jiff::Timestamp;
 use serde_json::json;
-use shared::backup::{BackupName, RestoreOrder};
 use shared::names::GroupName;
 
 use super::EnvironmentArg;
+use super::etcd_restore::{ReformArgs, RestoreArgs};
 use crate::aws::Aws;
-use crate::confirm::confirm_name;
 use crate::context::{Context, Workspace};
 use crate::env::SECURE;
 use crate::etcd::{self, Backup};
@@ -23,7 +22,6 @@ use crate::exit::{Outcome, mistake};
 use crate::instances::{Instance, read_instances, select};
 use crate::keyring::{self, Keyring};
 use crate::output::{self, Format};
-use crate::publish::{Choices, Publication, STEPS, plan};
 use crate::ssh::{arguments, home_directory, key_path, write_key};
 use crate::status::{printable, read_group};
 
@@ -82,36 +80,6 @@ struct MachineArgs {
     private: bool,
 }
 
-#[derive(Debug, Args)]
-struct RestoreArgs {
-    #[command(flatten)]
-    environment: EnvironmentArg,
-    /// Which backup, by its name in `etcd list`; by default the newest that can be restored.
-    #[arg(long, value_name = "NAME", conflicts_with = "finish")]
-    backup: Option<BackupName>,
-    /// The environment's name, for scripts: without it, it is asked for.
-    #[arg(long, value_name = "ENVIRONMENT")]
-    confirm: Option<String>,
-    /// The restore is done: take the key to the backups out of the releases to come. Refused while a member is not well.
-    #[arg(long)]
-    finish: bool,
-    /// With --finish: a machine that is gone for good, and is not waited for; may be repeated.
-    #[arg(long, value_name = "NODE", requires = "finish")]
-    without: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-struct ReformArgs {
-    #[command(flatten)]
-    environment: EnvironmentArg,
-    /// A machine that is gone for good, though it may have seen a leader after its last word; may be repeated.
-    #[arg(long, value_name = "NODE")]
-    without: Vec<String>,
-    /// The environment's name, for scripts: without it, it is asked for.
-    #[arg(long, value_name = "ENVIRONMENT")]
-    confirm: Option<String>,
-}
-
 impl EtcdArgs {
     pub(super) async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
         match self.verb {
@@ -126,11 +94,11 @@ impl EtcdArgs {
     }
 }
 
-fn secure() -> anyhow::Result<GroupName> {
+pub(super) fn secure() -> anyhow::Result<GroupName> {
     SECURE.parse().context("the secure group has a name")
 }
 
-async fn look(
+pub(super) async fn look(
     environment: &EnvironmentArg,
     directory: &Path,
 ) -> anyhow::Result<(Context, Keyring, Vec<Backup>)> {
@@ -145,154 +113,7 @@ async fn look(
     Ok((context, keyring, backups))
 }
 
-/// Publishes the secure group with what the keyring says now.
-async fn tell_nodes(context: &Context) -> anyhow::Result<()> {
-    let plans = Box::pin(plan(context, &[secure()?], Choices::default())).await?;
-    for planned in plans.groups {
-        let bar = output::progress(STEPS, planned.group().as_str());
-        let done = planned.publish(context, &plans.keyring, &bar).await;
-        bar.finish_and_clear();
-        match done? {
-            Publication::Released { release, .. } => {
-                output::line(format!("release {release} tells the nodes"))
-            }
-            _ => output::line("the published release tells the nodes so already"),
-        }
-    }
-    Ok(())
-}
-
-impl RestoreArgs {
-    async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
-        let (context, keyring, backups) = look(&self.environment, directory).await?;
-        if self.finish {
-            if keyring.content.etcd_restoring {
-                let group = secure()?;
-                let nodes = read_group(&context, keyring.group(&group)?, &group).await?;
-                let size = context.workspace.environment.groups.get(SECURE);
-                let voters = size.map_or(1, |s| s.min.max(1)) as usize;
-                let now = context.store_now();
-                let open = etcd::unfinished(&keyring, &nodes, voters, &self.without, now);
-                if !open.is_empty() {
-                    return Err(mistake(format!(
-                        "the restore is not finished, and a member that has not made its data needs the key for it:\n  {}\nWhere a \
-                         machine is gone for good, add --without NODE",
-                        open.iter()
-                            .map(|line| printable(line))
-                            .collect::<Vec<_>>()
-                            .join("\n  ")
-                    )));
-                }
-            }
-            return match etcd::finish(&context).await? {
-                true => {
-                    tell_nodes(&context).await?;
-                    Ok(Outcome::Done)
-                }
-                false => {
-                    output::note("there is no restore to finish");
-                    Ok(Outcome::Done)
-                }
-            };
-        }
-        let (name, now) = (context.workspace.name.to_string(), context.store_now());
-        // One that was ordered and not told yet, for whatever reason, is told, not ordered again.
-        let pending = keyring.content.etcd_restore.as_ref();
-        let pending = pending.filter(|_| keyring.content.etcd_restoring);
-        let again = |o: &&RestoreOrder| self.backup.as_ref().is_none_or(|b| *b == o.backup.name);
-        if let Some(order) = pending.filter(again) {
-            output::line(format!(
-                "the restore of {} into generation {} was ordered at {:.0} by {}: going on with it",
-                order.backup.name, order.generation, order.at, order.by
-            ));
-            tell_nodes(&context).await?;
-            return Ok(Outcome::Done);
-        }
-        let backup = etcd::choose(&backups, self.backup.as_ref())?;
-        let bar = output::progress(backup.parts.len() as u64, "reading the backup");
-        let verified = etcd::verify_parts(&context, backup, |_| bar.inc(1)).await;
-        bar.finish_and_clear();
-        verified?;
-        output::line(format!(
-            "backup {} is whole: {} bytes, etcd {}, revision {}, by {}",
-            backup.name,
-            backup.plain_bytes,
-            printable(&backup.etcd_version),
-            backup.name.revision(),
-            backup.node
-        ));
-        let lost = etcd::lost_keys(keyring.content.pki.as_ref(), backup);
-        if !lost.is_empty() {
-            return Err(mistake(format!(
-                "what is in backup {} was encrypted with {}, which the keyring has no more: bring an older version of the keyring \
-                 back first",
-                backup.name,
-                lost.join(" and ")
-            )));
-        }
-        let group = secure()?;
-        let nodes = read_group(&context, keyring.group(&group)?, &group).await?;
-        let of_now = nodes
-            .iter()
-            .filter_map(|n| n.status.as_ref().ok()?.etcd.as_ref());
-        let of_now = of_now.filter(|e| e.generation == keyring.content.etcd_generation);
-        let of_now = of_now.filter(|e| backup.generation == e.generation.get());
-        if let Some(last) = of_now.filter_map(|e| e.revision).max() {
-            let lost = last.saturating_sub(backup.name.revision());
-            output::line(format!(
-                "the last revision that a node said it has is {last}: about {lost} changes are lost"
-            ));
-        }
-        confirm_name(
-            &format!(
-                "etcd of {name} is made anew from it: everything written in the {} since is lost, and the control plane stops until it \
-                 is done.",
-                ago(backup.name.at(), now)
-            ),
-            &name,
-            self.confirm.as_deref(),
-        )?;
-        let by = crate::publish::operator();
-        let generation = etcd::order(&context, backup, &by, now).await?;
-        output::line(format!("ordered: generation {generation} begins with it"));
-        tell_nodes(&context).await?;
-        output::line(format!(
-            "`platformctl etcd status -e {name}` shows how it goes. When all is well: `platformctl etcd restore -e {name} --finish`"
-        ));
-        Ok(Outcome::Done)
-    }
-}
-
-impl ReformArgs {
-    async fn run(self, directory: &Path) -> anyhow::Result<Outcome> {
-        let (context, keyring, backups) = look(&self.environment, directory).await?;
-        let (group, name) = (secure()?, context.workspace.name.to_string());
-        let nodes = read_group(&context, keyring.group(&group)?, &group).await?;
-        let now = context.store_now();
-        let against = etcd::reform_obstacles(&keyring, &nodes, &backups, &self.without, now);
-        if !against.is_empty() {
-            return Err(mistake(format!(
-                "etcd is not formed anew: it may hold data that would be left behind:\n  {}",
-                against.join("\n  ")
-            )));
-        }
-        let from = keyring.content.etcd_generation;
-        confirm_name(
-            &format!(
-                "no member of generation {from} of {name} ever had a leader, as far as the nodes say: generation {} begins empty.",
-                from.next()
-            ),
-            &name,
-            self.confirm.as_deref(),
-        )?;
-        let generation = etcd::begin_anew(&context, from).await?;
-        output::line(format!("generation {generation} begins empty"));
-        tell_nodes(&context).await?;
-        Ok(Outcome::Done)
-    }
-}
-
-fn ago(at: Timestamp, now: Timestamp) -> String {
+pub(super) fn ago(at: Timestamp, now: Timestamp) -> String {
     let seconds = now.duration_since(at).as_secs().max(0).unsigned_abs();
     output::age(Duration::from_secs(seconds))
 }

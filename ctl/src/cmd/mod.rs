@@ -11,6 +11,7 @@ mod diff;
 mod doctor;
 mod etcd;
 mod etcd_guard;
+mod etcd_restore;
 mod explain;
 mod gc;
 mod history;

@@ -4,6 +4,7 @@ mod backups;
 mod evidence;
 mod files;
 mod guard;
+mod obstacles;
 mod restore;
 mod state;
 
@@ -11,7 +12,6 @@ pub use backups::{Backup, BackupView, list};
 pub use evidence::Gathered;
 pub use files::{agent_files, runs_etcd};
 pub use guard::{BACKUP_LIMIT, Evidence, FenceFound, Leaving, Machine, once};
-pub use restore::{
-    begin_anew, choose, finish, lost_keys, order, reform_obstacles, unfinished, verify_parts,
-};
+pub use obstacles::{Known, reform_obstacles, restore_obstacles, unfinished};
+pub use restore::{begin_anew, choose, finish, lost_keys, order, verify_parts};
 pub use state::{BackupState, LATE_AFTER, state_of};

@@ -7,15 +7,14 @@ use jiff::Timestamp;
 use shared::backup::{BackupManifest, BackupName, PART_BYTES, RestoreOrder};
 use shared::digest::Sha256Digest;
 use shared::documents::{Pki, StepMark};
-use shared::etcd::{EtcdRole, Generation};
+use shared::etcd::Generation;
 use shared::store::{Backoff, Fetched, keys, with_retries};
 
 use super::Backup;
 use crate::context::Context;
 use crate::exit::mistake;
-use crate::keyring::{self, Keyring};
+use crate::keyring;
 use crate::rotate::Subject;
-use crate::status::{NodeReport, STALE_AFTER_SECONDS};
 
 /// The backup to restore: the one that was named, or else the newest that nothing speaks against.
 ///
@@ -190,139 +189,6 @@ pub async fn begin_anew(context: &Context, from: Generation) -> anyhow::Result<G
     Ok(keyring.content.etcd_generation)
 }
 
-/// What speaks against a reform, all of it: a cluster that had a leader may have taken writes, and its data would be left
-/// behind. What a node does not say counts as a yes, also what it said long ago; of the nodes of `without` the operator
-/// knows better.
-#[must_use]
-pub fn reform_obstacles(
-    keyring: &Keyring,
-    nodes: &[NodeReport],
-    backups: &[Backup],
-    without: &[String],
-    now: Timestamp,
-) -> Vec<String> {
-    obstacles(
-        keyring.content.etcd_generation,
-        nodes,
-        backups,
-        without,
-        now,
-    )
-}
-
-fn obstacles(
-    generation: Generation,
-    nodes: &[NodeReport],
-    backups: &[Backup],
-    without: &[String],
-    now: Timestamp,
-) -> Vec<String> {
-    let mut found = Vec::new();
-    let of_generation: BTreeSet<&BackupName> = backups
-        .iter()
-        .filter(|b| b.generation == generation.get())
-        .map(|b| &b.name)
-        .collect();
-    if let Some(newest) = of_generation.last() {
-        found.push(format!(
-            "generation {generation} has been backed up ({newest}): restore that instead"
-        ));
-    }
-    for node in nodes {
-        let name = format!("{}/{}", node.group, node.node);
-        let is_without = without.contains(&node.node);
-        let status = match &node.status {
-            Ok(status) => status,
-            Err(_) if is_without => continue,
-            Err(error) => {
-                found.push(format!("{name} cannot be asked: {error}"));
-                continue;
-            }
-        };
-        let etcd = status.etcd.as_ref().filter(|e| e.generation >= generation);
-        if let Some(etcd) = etcd {
-            // Its own word that there was a leader stands, however old, and whoever says that it is gone.
-            if etcd.leader.is_some() || etcd.had_leader == Some(true) {
-                found.push(format!("{name} has seen a leader"));
-                continue;
-            }
-            if etcd.had_data && etcd.had_leader.is_none() && !is_without {
-                found.push(format!(
-                    "{name} has data, and its agent cannot tell whether there was ever a leader"
-                ));
-                continue;
-            }
-        }
-        let age = node.age_seconds(now).unwrap_or(i64::MAX);
-        if age > STALE_AFTER_SECONDS && !is_without {
-            found.push(format!(
-                "{name} has said nothing for {age} s: where its machine is gone for good, add --without {}",
-                node.node
-            ));
-        }
-    }
-    found
-}
-
-/// Members of a restored generation that are not well yet, each with what it says: while there is one, nodes keep the key.
-#[must_use]
-pub fn unfinished(
-    keyring: &Keyring,
-    nodes: &[NodeReport],
-    voters: usize,
-    without: &[String],
-    now: Timestamp,
-) -> Vec<String> {
-    not_well(keyring.content.etcd_generation, nodes, voters, without, now)
-}
-
-fn not_well(
-    generation: Generation,
-    nodes: &[NodeReport],
-    voters: usize,
-    without: &[String],
-    now: Timestamp,
-) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut members = 0;
-    for node in nodes.iter().filter(|n| !without.contains(&n.node)) {
-        let name = &node.node;
-        let age = node.age_seconds(now).unwrap_or(i64::MAX);
-        let etcd = match &node.status {
-            Err(error) => {
-                found.push(format!("{name} cannot be asked: {error}"));
-                continue;
-            }
-            Ok(status) => status.etcd.as_ref(),
-        };
-        let stale = age > STALE_AFTER_SECONDS;
-        match etcd {
-            _ if stale => found.push(format!("{name} has said nothing for {age} s")),
-            None => found.push(format!("{name} says nothing about etcd")),
-            Some(e) if e.role == EtcdRole::Spare && e.generation == generation => {}
-            Some(e) if e.generation != generation => {
-                found.push(format!("{name} is of generation {} still", e.generation));
-            }
-            Some(e)
-                if e.role == EtcdRole::Member && e.why.is_empty() && e.healthy != Some(false) =>
-            {
-                members += 1;
-            }
-            Some(e) => {
-                let why = match e.why.as_str() {
-                    "" => "its etcd does not answer",
-                    why => why,
-                };
-                found.push(format!("{name} is no healthy member yet: {why}"));
-            }
-        }
-    }
-    if members < voters && without.is_empty() {
-        found.push(format!("{members} of {voters} members are well"));
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,114 +206,6 @@ mod tests {
             manifest: Ok(manifest.unwrap()),
             missing: missing.map(str::to_owned),
         }
-    }
-
-    const NOW: i64 = 1_800_000_000;
-
-    fn node(name: &str, age: i64, etcd: serde_json::Value) -> NodeReport {
-        let mut etcd = etcd;
-        etcd["facts"] = serde_json::json!({
-            "node": name, "name": name, "peer_url": "https://a:1", "client_url": "https://a:2",
-        });
-        let written = Timestamp::from_second(NOW - age).unwrap();
-        let status = serde_json::from_value(serde_json::json!({
-            "format": 1, "environment": "dev", "group": "secure", "node": name, "agent_version": "1",
-            "release": 1, "published": 1, "phase": "idle", "error": null, "hold": null, "drift_repaired": 0,
-            "foreign": [], "clock_skew_seconds": null, "metadata_expires": null, "written_at": written,
-            "etcd": etcd,
-        }));
-        NodeReport {
-            node: name.to_owned(),
-            group: "secure".parse().unwrap(),
-            status: Ok(status.unwrap()),
-        }
-    }
-
-    fn now() -> Timestamp {
-        Timestamp::from_second(NOW).unwrap()
-    }
-
-    #[test]
-    fn a_reform_is_for_a_cluster_that_never_had_a_leader() {
-        use serde_json::json;
-        let against = |nodes: &[NodeReport], without: &[String]| {
-            obstacles(Generation::FIRST, nodes, &[], without, now())
-        };
-        // Its etcd has begun, waits for the others, and has data: that is what a reform is for.
-        let alone =
-            json!({"generation": 1, "role": "member", "had_data": true, "had_leader": false});
-        let waits = json!({"generation": 1, "role": "waiting", "had_leader": false});
-        let fresh = [node("a", 10, alone.clone()), node("b", 10, waits.clone())];
-        assert!(
-            against(&fresh, &[]).is_empty(),
-            "{:?}",
-            against(&fresh, &[])
-        );
-        let gone = [node("a", 10, alone.clone()), node("b", 4000, waits)];
-        assert_eq!(against(&gone, &[]).len(), 1, "it may have seen one since");
-        assert!(against(&gone, &["b".to_owned()]).is_empty());
-        // A leader that was seen once, however long ago, and whoever is to be left out.
-        for led in [
-            json!({"generation": 1, "role": "member", "had_data": true, "had_leader": true}),
-            json!({"generation": 1, "role": "spare", "leader": "a"}),
-        ] {
-            let nodes = [node("a", 4000, led)];
-            assert_eq!(against(&nodes, &["a".to_owned()]).len(), 1);
-        }
-        // An older agent does not say whether there was one.
-        let old = [node(
-            "a",
-            10,
-            json!({"generation": 1, "role": "waiting", "had_data": true}),
-        )];
-        assert_eq!(against(&old, &[]).len(), 1);
-        let before = [node(
-            "a",
-            10,
-            json!({"generation": 1, "role": "member", "had_leader": true}),
-        )];
-        assert!(obstacles(Generation::FIRST.next(), &before, &[], &[], now()).is_empty());
-    }
-
-    #[test]
-    fn a_restore_is_finished_once_every_member_is_well() {
-        use serde_json::json;
-        let well = json!({"generation": 2, "role": "member", "healthy": true});
-        let all = || {
-            vec![
-                node("a", 10, well.clone()),
-                node("b", 10, well.clone()),
-                node("c", 10, well.clone()),
-            ]
-        };
-        let two = Generation::FIRST.next();
-        let open =
-            |nodes: &[NodeReport], without: &[String]| not_well(two, nodes, 3, without, now());
-        assert!(open(&all(), &[]).is_empty());
-        for other in [
-            node(
-                "c",
-                10,
-                json!({"generation": 1, "role": "member", "healthy": true}),
-            ),
-            node(
-                "c",
-                10,
-                json!({"generation": 2, "role": "joining", "why": "it restores"}),
-            ),
-            node(
-                "c",
-                10,
-                json!({"generation": 2, "role": "member", "healthy": false}),
-            ),
-            node("c", 4000, well.clone()),
-        ] {
-            let mut nodes = all();
-            nodes[2] = other;
-            assert!(!open(&nodes, &[]).is_empty(), "{nodes:?}");
-            assert!(open(&nodes, &["c".to_owned()]).is_empty());
-        }
-        assert_eq!(open(&all()[..2], &[]).len(), 1, "one has never reported");
     }
 
     #[test]

@@ -1,52 +1,31 @@
 //! What a group's next release holds, before it has a number.
 
+mod content;
+mod etcd;
 mod order;
+mod safety;
 mod sources;
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
-use anyhow::Context as _;
 use jiff::Timestamp;
 use shared::backup::RESTORE_IDENTITY_FILE;
-use shared::bundle::{
-    Artifact, EtcdSection, FileEntry, Index, Mode, Origin, Release, Restart, RolloutPolicy, Waiver,
-};
-use shared::check::manifest::check_manifest;
+use shared::bundle::Origin;
 use shared::check::secret_dir::SecretFile;
-use shared::documents::{GroupKeys, KeyringContent};
-use shared::etcd::{Generation, base_problems};
-use shared::limits;
-use shared::names::{EntryPath, EnvironmentName, GroupName, ReleaseNumber};
+use shared::documents::KeyringContent;
+use shared::names::{GroupName, ReleaseNumber};
 use shared::secret::SecretBytes;
-use shared::trust::AgentTarget;
 
 use crate::artifact::{self, ArtifactList};
 use crate::context::Workspace;
 use crate::lint::{Finding, Severity, lint};
-use crate::render::{
-    RenderErrors, RenderFailure, RenderInput, Rendered, render, rollout_problems, timing_problems,
-};
+use crate::render::{RenderErrors, RenderInput, render, rollout_problems};
 
+pub use content::Content;
 pub use order::write_order;
+pub use safety::rollout_findings;
 pub use sources::{Sources, gather};
 
-/// The files of a release in the order of writing.
-#[derive(Debug, Clone)]
-pub struct Content {
-    environment: EnvironmentName,
-    group: GroupName,
-    entries: Vec<FileEntry>,
-    bytes: BTreeMap<EntryPath, SecretBytes>,
-    stand_ins: bool,
-    restarts: Vec<Restart>,
-    artifacts: Vec<Artifact>,
-    rollout: Option<RolloutPolicy>,
-    etcd: Option<EtcdSection>,
-    unlisted: Vec<String>,
-    agent: Option<AgentTarget>,
-    brings_back: Option<ReleaseNumber>,
-}
+use etcd::etcd_section;
+use safety::quorum;
 
 /// What lint found, where it keeps a release from being made.
 #[derive(Debug, thiserror::Error)]
@@ -96,20 +75,8 @@ pub fn prepare(
         return Err(anyhow::Error::new(crate::exit::Mistake(failed.to_string())));
     }
     let rendered = render(input)?;
-    let mut content = Content {
-        environment: workspace.name.clone(),
-        group: group.clone(),
-        entries: Vec::new(),
-        bytes: BTreeMap::new(),
-        stand_ins: input.stand_ins,
-        restarts: Vec::new(),
-        artifacts: Vec::new(),
-        rollout: None,
-        etcd: None,
-        unlisted: Vec::new(),
-        agent: None,
-        brings_back: None,
-    };
+    let mut content = Content::empty(&workspace.name, group);
+    content.stand_ins = input.stand_ins;
     for (pod, files) in input.secrets.iter().chain(&rendered.files) {
         for (name, file) in files {
             let of = (pod.clone(), name.clone());
@@ -196,150 +163,6 @@ pub fn prepare(
     Ok((content, findings))
 }
 
-/// What of a group's rollout would put machines at risk. Nodes of the embedded default only play machines, where no pod has to
-/// end or to start: there it is a warning.
-#[must_use]
-pub fn rollout_findings(
-    workspace: &Workspace,
-    group: &GroupName,
-    rendered: &Rendered,
-) -> Vec<Finding> {
-    let severity = match workspace.environment.on_aws() {
-        true => Severity::Error,
-        false => Severity::Warning,
-    };
-    let finding = |failure: RenderFailure| Finding {
-        severity,
-        file: failure.file,
-        line: failure.line,
-        path: failure.path,
-        message: failure.message,
-        help: failure.help,
-    };
-    let unsafe_rollout = unsafe_rollout(group, rendered).into_iter();
-    unsafe_rollout.map(finding).collect()
-}
-
-fn unsafe_rollout(group: &GroupName, rendered: &Rendered) -> Vec<RenderFailure> {
-    let file = format!("{group}/rollout.yaml");
-    let Some(policy) = &rendered.rollout else {
-        let needed = group.as_str() == crate::env::SECURE;
-        let what = "is missing or empty: without a policy every node would adopt a release at the same time, and the API \
-                    servers and etcd would restart together";
-        return Vec::from_iter(needed.then(|| RenderFailure {
-            file,
-            line: None,
-            path: None,
-            message: what.to_owned(),
-            help: Some("`platformctl init` writes one out".to_owned()),
-        }));
-    };
-    let pods = rendered.manifests.iter();
-    let grace = pods.filter_map(|(name, bytes)| check_manifest(name, bytes).ok());
-    let longest = grace.map(|pod| pod.termination_grace_seconds).max();
-    timing_problems(
-        &file,
-        policy,
-        Duration::from_secs(longest.unwrap_or_default()),
-    )
-}
-
-/// How many of how many etcd members may be away at once, in the group that runs them. A group of one has to bear it.
-fn quorum(workspace: &Workspace, group: &GroupName) -> Option<(u32, u32)> {
-    let size = workspace.environment.groups.get(group.as_str())?;
-    let runs_etcd = group.as_str() == crate::env::SECURE;
-    runs_etcd.then(|| (((size.min.max(1) - 1) / 2).max(1), size.min))
-}
-
-/// What the release says about etcd, where `node.yaml` says that the machines run it.
-fn etcd_section(
-    workspace: &Workspace,
-    group: &GroupName,
-    rendered: &Rendered,
-    generation: Generation,
-) -> anyhow::Result<Option<EtcdSection>> {
-    let Some(rule) = &rendered.node.etcd else {
-        return Ok(None);
-    };
-    let failure = |path: &str, message: String| RenderFailure {
-        file: format!("{group}/node.yaml"),
-        line: None,
-        path: Some(path.to_owned()),
-        message,
-        help: None,
-    };
-    let files = rendered.by_path();
-    let base = files.get(rule.base.as_str()).copied();
-    let base = base.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    let mut problems: Vec<RenderFailure> = match &base {
-        None => vec![failure(
-            "etcd.base",
-            format!("no template makes {}", rule.base),
-        )],
-        Some(base) => base_problems(base)
-            .into_iter()
-            .map(|p| RenderFailure {
-                file: rule.base.to_string(),
-                ..failure("", p.to_string())
-            })
-            .collect(),
-    };
-    for path in &rule.hold_back {
-        if !files.contains_key(path.as_str()) {
-            problems.push(failure(
-                "etcd.hold_back",
-                format!("no template makes {path}"),
-            ));
-        }
-    }
-    let version = workspace.environment.versions.etcd.to_string();
-    let of_etcd = rule.hold_back.iter().filter_map(|path| {
-        let tags = crate::rollback::etcd_tags(files.get(path.as_str())?);
-        (!tags.is_empty()).then_some((path, tags))
-    });
-    let of_etcd: Vec<_> = of_etcd.collect();
-    if of_etcd.len() != 1 {
-        let what = format!(
-            "{} of these manifests run etcd: it must be one",
-            of_etcd.len()
-        );
-        problems.push(failure("etcd.hold_back", what));
-    }
-    // What nodes are told must be what they run: by it they know whether their data goes back.
-    for (path, tags) in &of_etcd {
-        for tag in tags.iter().filter(|tag| **tag != version) {
-            problems.push(RenderFailure {
-                file: path.to_string(),
-                ..failure(
-                    "",
-                    format!(
-                        "it runs etcd {tag}, and etcd_version is {version}: they must be the same"
-                    ),
-                )
-            });
-        }
-    }
-    // Agents take the first for etcd's own.
-    let own = of_etcd.first().map(|(path, _)| *path);
-    let mut hold_back = rule.hold_back.clone();
-    hold_back.sort_by_key(|path| Some(path) != own);
-    let size = workspace.environment.groups.get(group.as_str());
-    if size.is_none() {
-        problems.push(failure("etcd", format!("group {group} has no size")));
-    }
-    match (problems.is_empty(), size) {
-        (true, Some(size)) => Ok(Some(EtcdSection {
-            generation,
-            voters: size.min.max(1),
-            version,
-            base: rule.base.clone(),
-            hold_back,
-            gone_after: rule.gone_after,
-        })),
-        _ => Err(mistaken(RenderErrors(problems))),
-    }
-}
-
 fn mistaken(errors: RenderErrors) -> anyhow::Error {
     crate::exit::mistake(errors.to_string())
 }
@@ -350,201 +173,5 @@ fn private(bytes: SecretBytes) -> SecretFile {
         bytes,
         mode: 0o600,
         owner: (0, 0),
-    }
-}
-
-// === impl Content ===
-
-impl Content {
-    /// The files of a rollback, with what `then` asks of the host.
-    ///
-    /// # Errors
-    /// A file whose path no release may have.
-    pub(crate) fn bring_back(
-        then: &Index,
-        files: Vec<(String, SecretFile, Origin)>,
-        agent: Option<AgentTarget>,
-    ) -> anyhow::Result<Self> {
-        let mut content = Self {
-            environment: then.environment.clone(),
-            group: then.group.clone(),
-            entries: Vec::new(),
-            bytes: BTreeMap::new(),
-            stand_ins: false,
-            restarts: then.restarts.clone(),
-            artifacts: then.artifacts.clone(),
-            // Whoever waived the probes then did not waive them for today.
-            rollout: then.rollout.clone().map(|policy| RolloutPolicy {
-                waiver: None,
-                ..policy
-            }),
-            etcd: then.etcd.clone(),
-            unlisted: Vec::new(),
-            agent,
-            brings_back: Some(then.release),
-        };
-        for (path, file, origin) in &files {
-            content.add_file(path, file, *origin)?;
-        }
-        content.entries.sort_by_cached_key(|e| write_order(&e.path));
-        Ok(content)
-    }
-
-    /// What it says about etcd.
-    pub(crate) fn etcd(&self) -> Option<&EtcdSection> {
-        self.etcd.as_ref()
-    }
-
-    /// Sets which cluster of etcd it is for, where it says so: that of now, whatever the time of its files.
-    pub(crate) fn set_etcd_generation(&mut self, generation: Generation) {
-        if let Some(etcd) = &mut self.etcd {
-            etcd.generation = generation;
-        }
-    }
-
-    fn add_file(&mut self, path: &str, file: &SecretFile, origin: Origin) -> anyhow::Result<()> {
-        let path = EntryPath::new(path)
-            .with_context(|| format!("a file of group {} cannot go into a release", self.group))?;
-        let mode = Mode::new(file.mode);
-        let mut entry = FileEntry::describe(path.clone(), file.bytes.expose(), mode, origin);
-        (entry.uid, entry.gid) = file.owner;
-        self.entries.push(entry);
-        self.bytes.insert(path, file.bytes.clone());
-        Ok(())
-    }
-
-    /// Whether stand-ins are in the place of what the keyring would give: then it must not be published.
-    #[must_use]
-    pub fn has_stand_ins(&self) -> bool {
-        self.stand_ins
-    }
-
-    /// The content as release `number`.
-    ///
-    /// # Errors
-    /// Every limit that it breaks.
-    pub fn number(&self, number: ReleaseNumber) -> anyhow::Result<Release> {
-        Release::new(self.index(number), self.bytes.clone()).map_err(|problems| {
-            let lines: Vec<String> = problems.iter().map(|p| format!("  {p}")).collect();
-            crate::exit::mistake(format!(
-                "group {} cannot become a release:\n{}",
-                self.group,
-                lines.join("\n")
-            ))
-        })
-    }
-
-    /// The table of the content as release `number`.
-    #[must_use]
-    pub fn index(&self, number: ReleaseNumber) -> Index {
-        Index {
-            format: limits::INDEX_FORMAT,
-            environment: self.environment.clone(),
-            group: self.group.clone(),
-            release: number,
-            files: self.entries.clone(),
-            restarts: self.restarts.clone(),
-            artifacts: self.artifacts.clone(),
-            rollout: self.rollout.clone(),
-            etcd: self.etcd.clone(),
-        }
-    }
-
-    /// The keyed digest over which two releases are compared; see [`shared::trust::BundleCustom::content`].
-    ///
-    /// # Errors
-    /// Never for an index made here; the encoder's own error otherwise.
-    pub fn digest(&self, keys: &GroupKeys, recipients: &[String]) -> anyhow::Result<String> {
-        let any = ReleaseNumber::from(std::num::NonZeroU64::MIN);
-        let bytes = self.index(any).content_bytes()?;
-        // Who else can open a bundle is part of it: it is encrypted anew when that changes.
-        let recipients = recipients.join("\n");
-        Ok(keys
-            .group_key
-            .authenticate(&[&bytes, recipients.as_bytes()]))
-    }
-
-    /// The units that it restarts.
-    #[must_use]
-    pub fn restarts(&self) -> &[Restart] {
-        &self.restarts
-    }
-
-    /// The artifacts that it asks for.
-    #[must_use]
-    pub fn artifacts(&self) -> &[Artifact] {
-        &self.artifacts
-    }
-
-    /// What `node.yaml` asks for and no artifact is listed for.
-    #[must_use]
-    pub fn unlisted(&self) -> &[String] {
-        &self.unlisted
-    }
-
-    /// The agent that is to adopt it.
-    #[must_use]
-    pub fn agent(&self) -> Option<&AgentTarget> {
-        self.agent.as_ref()
-    }
-
-    /// The release whose templates' files these are, where they are those of another time.
-    #[must_use]
-    pub fn brings_back(&self) -> Option<ReleaseNumber> {
-        self.brings_back
-    }
-
-    /// How many files there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// How it is rolled out; none means by every node at once.
-    #[must_use]
-    pub fn rollout(&self) -> Option<&RolloutPolicy> {
-        self.rollout.as_ref()
-    }
-
-    /// Gives a rollback of a release without a policy the one of the release that it replaces: nodes would adopt it all at
-    /// once.
-    pub(crate) fn set_rollout_if_none(&mut self, policy: Option<&RolloutPolicy>) {
-        let waived = |policy: &RolloutPolicy| RolloutPolicy {
-            waiver: None,
-            ..policy.clone()
-        };
-        if self.rollout.is_none() {
-            self.rollout = policy.map(waived);
-        }
-    }
-
-    /// Lets the probes only warn. Without a policy there is nothing to waive.
-    pub fn waive(&mut self, waiver: Waiver) {
-        if let Some(policy) = &mut self.rollout {
-            policy.waiver = Some(waiver);
-        }
-    }
-
-    /// The bytes of its manifests.
-    pub(crate) fn manifests(&self) -> impl Iterator<Item = &[u8]> {
-        let manifests = self.bytes.iter();
-        manifests
-            .filter(|(path, _)| path.as_str().starts_with("manifests/"))
-            .map(|(_, bytes)| bytes.expose())
-    }
-
-    /// Whether the group would run nothing.
-    #[must_use]
-    pub fn has_no_manifest(&self) -> bool {
-        !self
-            .entries
-            .iter()
-            .any(|e| e.path.as_str().starts_with("manifests/"))
     }
 }

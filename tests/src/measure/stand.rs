@@ -16,7 +16,9 @@ use ctl::release::prepare;
 use indicatif::ProgressBar;
 use jiff::Timestamp;
 use rand::Rng as _;
+use shared::documents::{RolloutDocument, open_node_object};
 use shared::names::GroupName;
+use shared::store::keys;
 use tempfile::TempDir;
 
 /// The place that a benchmark publishes from.
@@ -185,6 +187,23 @@ impl Stand {
         let config = directory.join("agent.toml");
         fs::write(&config, text)?;
         Ok(config)
+    }
+
+    /// What the group's nodes agree on, if anything yet; read from the store's own disk, so that nobody counts it as a request.
+    ///
+    /// # Errors
+    /// An object that is not authentic.
+    pub fn rollout(&self) -> anyhow::Result<Option<RolloutDocument>> {
+        let workspace = &self.context.workspace;
+        let key = keys::rollout(&self.group);
+        let bucket = workspace.environment.secrets_bucket.as_str();
+        let object = workspace.state_directory().join("store").join(bucket);
+        let Ok(bytes) = fs::read(object.join(&key)) else {
+            return Ok(None);
+        };
+        let bound = keys::bound_name(&workspace.name, &key);
+        let group_key = &self.keyring.group(&self.group)?.group_key;
+        Ok(Some(open_node_object(&bytes, &bound, group_key)?))
     }
 
     /// The key pair of the store: access key and secret key.

@@ -61,6 +61,12 @@ elif what == "enable-key":
     kms.enable_key(KeyId=sys.argv[3])
 elif what == "policy":
     kms.put_key_policy(KeyId=sys.argv[3], PolicyName="default", Policy=sys.argv[4])
+elif what == "take":
+    with open(sys.argv[4], "wb") as file:
+        file.write(s3.get_object(Bucket="example-dev-secrets", Key=sys.argv[3])["Body"].read())
+elif what == "put":
+    with open(sys.argv[4], "rb") as file:
+        s3.put_object(Bucket="example-dev-secrets", Key=sys.argv[3], Body=file.read())
 elif what == "stop":
     ec2.stop_instances(InstanceIds=[sys.argv[3]])
 

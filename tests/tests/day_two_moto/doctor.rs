@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::desk::{Desk, Said, run};
 
 /// The verdicts by check, in order.
-fn verdicts(said: &Said) -> Vec<(String, String)> {
+pub(crate) fn verdicts(said: &Said) -> Vec<(String, String)> {
     let report: Value = serde_json::from_str(&said.out).unwrap_or_else(|e| panic!("{e}: {said:?}"));
     let lines = report["lines"].as_array().unwrap().iter();
     let text = |line: &Value, key: &str| line[key].as_str().unwrap().to_owned();
@@ -16,7 +16,7 @@ fn verdicts(said: &Said) -> Vec<(String, String)> {
 }
 
 /// The lines that are not ok: check, verdict and what they say.
-fn amiss(said: &Said) -> Vec<String> {
+pub(crate) fn amiss(said: &Said) -> Vec<String> {
     let report: Value = serde_json::from_str(&said.out).unwrap();
     let lines = report["lines"].as_array().unwrap().iter();
     lines
@@ -29,8 +29,8 @@ fn amiss(said: &Said) -> Vec<String> {
         .collect()
 }
 
-const DOCTOR: [&str; 5] = ["doctor", "-e", "dev", "--output", "json"];
-const NO_BACKUP: &str = "warn backup: no backup of etcd";
+pub(crate) const DOCTOR: [&str; 5] = ["doctor", "-e", "dev", "--output", "json"];
+pub(crate) const NO_BACKUP: &str = "warn backup: no backup of etcd";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_with_everything_is_well_and_each_lack_is_a_line() {
@@ -200,6 +200,14 @@ async fn an_artifact_that_is_not_listed_is_a_line_and_adding_it_needs_no_bucket(
     );
     let command = "platformctl artifacts add -e dev kubelet https://dl.k8s.io/v1.36.3/";
     assert!(said.out.contains(command), "{said:?}");
+    let said = desk.run(&["lint", "-e", "dev"]).await;
+    let unlisted = "artifacts.toml: kubelet is not listed; machines of compute need it";
+    assert!(
+        said.code == 2 && said.out.contains(unlisted) && said.out.contains(command),
+        "{said:?}"
+    );
+    let said = desk.run(&["lint", "-e", "dev", "secure"]).await;
+    assert_eq!(said.code, 0, "{said:?}");
 
     let file = desk.path("kubelet");
     std::fs::write(&file, "a kubelet").unwrap();
@@ -215,6 +223,7 @@ async fn an_artifact_that_is_not_listed_is_a_line_and_adding_it_needs_no_bucket(
     desk.restore(&old);
     let said = desk.run(&DOCTOR).await;
     assert_eq!((said.code, amiss(&said)), (0, vec![NO_BACKUP.to_owned()]));
+    assert_eq!(desk.run(&["lint", "-e", "dev"]).await.code, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

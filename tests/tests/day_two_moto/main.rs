@@ -4,5 +4,6 @@
 
 mod desk;
 mod doctor;
+mod doctor_bucket;
 mod kubeconfig;
 mod machines;

@@ -13,6 +13,7 @@
     reason = "a helper of tests may fail the test"
 )]
 
+mod authority;
 mod forms;
 mod heals;
 mod reforms;

@@ -176,11 +176,16 @@ impl Stage {
         .map_err(anyhow::Error::msg)
     }
 
-    /// The secrets of a pod on the first machine.
+    /// The secrets of a pod on the first machine: the newest, where those of before are still there.
     pub(crate) fn secrets(&self, pod: &str) -> anyhow::Result<PathBuf> {
         let of_pod = self.machines[0].node.kubernetes().join("secrets").join(pod);
-        let mut digests = std::fs::read_dir(of_pod)?;
-        Ok(digests.next().context("no secret directory")??.path())
+        let mut found = Vec::new();
+        for digest in std::fs::read_dir(of_pod)? {
+            let path = digest?.path();
+            found.push((std::fs::metadata(&path)?.modified()?, path));
+        }
+        let newest = found.into_iter().max().context("no secret directory")?;
+        Ok(newest.1)
     }
 
     pub(crate) fn client(&self, at: usize) -> anyhow::Result<EtcdClient> {

@@ -7,9 +7,9 @@ use platform_tests::scene::SECURE;
 use super::stage::{PATIENCE, Stage};
 use super::writer::{Etcdctl, Writer};
 
-const POLICY: &str = "max_unavailable: 1\ndeadline: 60s\nsettle: 200ms\nprobes: []\n";
+pub(crate) const POLICY: &str = "max_unavailable: 1\ndeadline: 60s\nsettle: 200ms\nprobes: []\n";
 
-async fn until_release(stage: &Stage, release: u64) -> anyhow::Result<()> {
+pub(crate) async fn until_release(stage: &Stage, release: u64) -> anyhow::Result<()> {
     eventually("every node has the release", PATIENCE, async || {
         for at in 0..stage.machines.len() {
             let status = stage.status(at)?;

@@ -30,20 +30,50 @@ impl Etcdctl {
         let Some(program) = tools::find("etcdctl") else {
             return Ok(None);
         };
-        let home = tempfile::TempDir::new()?;
-        // The machine that they are from may go.
-        let from = stage.secrets("kube-apiserver")?;
-        for name in ["etcd-ca.crt", "etcd-client.crt", "etcd-client.key"] {
-            std::fs::copy(from.join(name), home.path().join(name))?;
-        }
-        Ok(Some(Self {
+        let made = Self {
             program,
+            home: Arc::new(tempfile::TempDir::new()?),
+        };
+        made.follow(stage)?;
+        Ok(Some(made))
+    }
+
+    /// From now on with what the first machine's API server has: the machine itself may go.
+    pub(crate) fn follow(&self, stage: &Stage) -> anyhow::Result<()> {
+        let from = stage.secrets("kube-apiserver")?;
+        // Key and certificate of a call belong together: the names that it is given lead to one of two directories.
+        let next = tempfile::Builder::new()
+            .prefix("of-")
+            .tempdir_in(self.home.path())?
+            .keep();
+        for name in ["etcd-ca.crt", "etcd-client.crt", "etcd-client.key"] {
+            std::fs::copy(from.join(name), next.join(name))?;
+        }
+        let link = self.home.path().join("link");
+        std::os::unix::fs::symlink(next, &link)?;
+        Ok(std::fs::rename(link, self.home.path().join("current"))?)
+    }
+
+    /// One that has what this one has now, and follows nobody.
+    pub(crate) fn detached(&self) -> anyhow::Result<Self> {
+        let home = tempfile::TempDir::new()?;
+        let current = std::fs::read_link(self.home.path().join("current"))?;
+        let next = home.path().join("of-now");
+        std::fs::create_dir(&next)?;
+        for file in std::fs::read_dir(current)? {
+            let file = file?;
+            std::fs::copy(file.path(), next.join(file.file_name()))?;
+        }
+        std::os::unix::fs::symlink(next, home.path().join("current"))?;
+        Ok(Self {
+            program: self.program.clone(),
             home: Arc::new(home),
-        }))
+        })
     }
 
     pub(crate) fn run(&self, endpoints: &[String], arguments: &[&str]) -> std::io::Result<Output> {
-        let file = |name: &str| self.home.path().join(name).display().to_string();
+        let current = std::fs::read_link(self.home.path().join("current"))?;
+        let file = |name: &str| current.join(name).display().to_string();
         Command::new(&self.program)
             .env("ETCDCTL_API", "3")
             .arg(format!("--endpoints={}", endpoints.join(",")))

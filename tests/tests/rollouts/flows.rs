@@ -1,23 +1,29 @@
 //! What operators do while a rollout is under way.
 
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use platform_tests::faulty_proxy::{Fault, FaultyProxy};
 use platform_tests::node::eventually;
 use platform_tests::scene::COMPUTE;
-use shared::documents::NodeStatus;
+use shared::documents::{NodeStatus, Transition};
 
 use crate::Result;
 use crate::stage::{Bad, Stage, TEST_PATIENCE, number};
 
 const FAILED: &str = "platform_agent_polls_total{result=\"failed\"}";
+const POLLED: &str = "platform_agent_polls_total{result=\"waiting\"}";
 
 /// Runs platformctl; the store runs in this process, so the child is not waited for on its threads.
-async fn operate(stage: &Stage, arguments: &[&str]) -> anyhow::Result<String> {
+async fn run(stage: &Stage, arguments: &[&str]) -> anyhow::Result<Output> {
     let mut command = stage.scene.operator.platformctl();
     command.args(arguments).args(["-e", "local"]);
     command.stdin(Stdio::null()).env("USER", "ada");
-    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    Ok(tokio::task::spawn_blocking(move || command.output()).await??)
+}
+
+/// The same where it has to succeed; what it said.
+async fn operate(stage: &Stage, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = run(stage, arguments).await?;
     anyhow::ensure!(output.status.success(), "{arguments:?}: {output:?}");
     Ok(String::from_utf8(output.stdout)?)
 }
@@ -135,5 +141,102 @@ async fn a_rollback_during_a_rollout_and_the_rollback_of_the_rollback() -> Resul
     for line in ["brings release 1 back", "brings release 2 back"] {
         assert!(history.contains(line), "{line}: {history}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_gone_for_good_with_its_slot_stops_the_others_until_it_is_forgotten() -> Result {
+    // Never healthy with v2, never failing for long enough: the canary probes until its machine is gone.
+    let mut stage = Stage::set_with(3, Bad::With("v2"), "12s", 100_000).await?;
+    let release = stage.publish("v2").await?;
+    let held = stage
+        .until("somebody has the slot", |d| !d.holders.is_empty())
+        .await?;
+    let canary = held.holders[0].node.to_string();
+    stage
+        .scene
+        .until_status(stage.node(&canary)?, "it probes", |s| {
+            let slot = s.rollout.slot.as_ref();
+            slot.is_some_and(|s| s.transition == Transition::Probing)
+        })
+        .await?;
+    stage.node_mut(&canary)?.kill().await?;
+    stage.lose_node(&canary);
+    let cleared = stage
+        .until("its slot is cleared", |d| !d.unavailable.is_empty())
+        .await?;
+    assert_eq!(cleared.unavailable[0].node.as_str(), canary);
+    // Its place stays taken: the others say so, and do not begin.
+    for name in ["node-0", "node-1", "node-2"]
+        .iter()
+        .filter(|n| **n != canary)
+    {
+        let node = stage.node(name)?;
+        let before = node.metric(POLLED).await?;
+        eventually("it polls on", TEST_PATIENCE, async || {
+            let now = node.metric(POLLED).await?;
+            anyhow::ensure!(now > before + 2.0, "{now}");
+            Ok(())
+        })
+        .await?;
+        let status = stage.scene.status(node)?;
+        assert_eq!(status.release, Some(number(1)), "{status:?}");
+        let waiting = status.rollout.waiting.as_ref();
+        assert!(waiting.is_some_and(|w| w.kind == "capacity"), "{status:?}");
+    }
+    assert_eq!(nodes_with(&stage, "v2")?, 0);
+    // A report as young as this one may be of a machine that is there.
+    let refused = run(&stage, &["forget", &canary]).await?;
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert_eq!(stage.document()?.unavailable.len(), 1);
+    operate(&stage, &["forget", &canary, "--force"]).await?;
+    let most = stage.watch_until_all(release).await?;
+    assert!(most <= 1, "never more than one node in transition");
+    let ended = stage
+        .until("it is complete", |d| d.good == Some(number(release)))
+        .await?;
+    assert!(
+        ended.unavailable.is_empty() && ended.halted.is_none(),
+        "{ended:?}"
+    );
+    let status = operate(&stage, &["status", COMPUTE]).await;
+    let status = status.unwrap_or_else(|e| e.to_string());
+    assert!(!status.contains(&canary), "{status}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publish_with_the_gate_off_goes_to_every_node_one_at_a_time_and_warns() -> Result {
+    let stage = Stage::set(3, Bad::With("v2")).await?;
+    stage.write("v2")?;
+    let reason = "the probe's own server moves";
+    let refused = run(&stage, &["publish", COMPUTE, "--gate=off"]).await?;
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    let publish = ["publish", COMPUTE, "--gate=off", "--reason", reason];
+    operate(&stage, &publish).await?;
+    let most = stage.watch_until_all(2).await?;
+    assert_eq!(most, 1, "never more than one node in transition");
+    let ended = stage
+        .until("it is complete", |d| d.good == Some(number(2)))
+        .await?;
+    assert!(
+        ended.failed.is_empty() && ended.halted.is_none(),
+        "{ended:?}"
+    );
+    assert_eq!(nodes_with(&stage, "v2")?, 3);
+    for name in ["node-0", "node-1", "node-2"] {
+        let status = stage.scene.status(stage.node(name)?)?;
+        let probe = status.rollout.probes.iter().find(|p| p.name == "web");
+        assert!(probe.is_some(), "{status:?}");
+    }
+    // Whoever looks later sees who did that, and why.
+    let history = operate(&stage, &["history", COMPUTE]).await?;
+    let told = format!("waived the probes, which only warn now: {reason} (by ada");
+    assert!(history.contains(&told), "{history}");
+    // The next release has its gate again; its probes mend, so it goes in.
+    let release = stage.publish("v3").await?;
+    stage.watch_until_all(release).await?;
+    let history = operate(&stage, &["history", COMPUTE]).await?;
+    assert!(history.contains("the probes decide again"), "{history}");
     Ok(())
 }

@@ -160,13 +160,24 @@ impl Stage {
             .context("no such node")
     }
 
+    /// A machine that is gone for good, with all that was on it.
+    pub(crate) fn lose_node(&mut self, name: &str) {
+        self.nodes.retain(|node| node.name() != name);
+        self.seen.manifests.lock().unwrap().remove(name);
+    }
+
     /// From now on nothing is wrong with the server.
     pub(crate) fn heal(&self) {
         self.seen.healed.store(true, Ordering::Relaxed);
     }
 
+    /// Amends the manifest, and publishes nothing.
+    pub(crate) fn write(&self, image: &str) -> anyhow::Result<()> {
+        write_web(&self.scene.operator, image)
+    }
+
     pub(crate) async fn publish(&self, image: &str) -> anyhow::Result<u64> {
-        write_web(&self.scene.operator, image)?;
+        self.write(image)?;
         self.scene.publish(COMPUTE).await
     }
 

@@ -5,6 +5,7 @@ mod act;
 mod look;
 mod release;
 mod restore;
+mod restored;
 mod sight;
 
 use std::time::Duration;
@@ -227,7 +228,7 @@ impl Agent {
             }
             if let Step::Rest(role, why) = step {
                 self.rest(&pass, &own, role, why);
-                self.clear_leases(&pass, role).await?;
+                self.after_restore(&pass, role).await?;
                 let is_well = self
                     .etcd
                     .report

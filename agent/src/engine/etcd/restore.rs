@@ -4,22 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::documents::Phase;
 use shared::etcd::{EtcdRole, Form, Own};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{Ended, Pass, internal};
 use crate::engine::Agent;
-use crate::etcd::{EtcdClient, Restore, RestoreAs, RestoreError};
+use crate::etcd::{Restore, RestoreAs, RestoreError};
 use crate::trouble::chain;
 
-/// Where API servers say that they live. Those of before the restore do not.
-const LEASES: &str = "/registry/masterleases/";
 /// From an attempt that failed to the next.
 const AGAIN: Duration = Duration::from_secs(15);
-/// How long removing the leases may take.
-const LEASES_DEADLINE: Duration = Duration::from_secs(15);
 
 /// What is under way.
 #[derive(Debug, Default)]
@@ -108,8 +103,8 @@ impl Agent {
             let data = pass.place.data(pass.generation());
             let parent = data.parent().unwrap_or(Path::new("/"));
             crate::disk::create_directory(parent, 0o700)?;
-            // Before there is data: an agent that is killed then clears them all the same.
-            pass.place.mark_leases(pass.generation())?;
+            // Before there is data: an agent that is killed then does it all the same.
+            pass.place.mark(pass.generation())?;
             let members = memory.initial.iter();
             let restore = Restore {
                 store: Arc::clone(&self.store),
@@ -131,37 +126,5 @@ impl Agent {
         }
         let failed = self.etcd.restoring.failed.as_ref();
         Ok(Some((EtcdRole::Joining, says(failed))))
-    }
-
-    /// Once the restored cluster has a leader: removes what API servers of before left there. Best effort, since it ends by
-    /// itself too, and an API server writes its own again within seconds.
-    pub(super) async fn clear_leases(&mut self, pass: &Pass, role: EtcdRole) -> Result<(), Ended> {
-        if role != EtcdRole::Member || !pass.place.leases_are_stale(pass.generation()) {
-            return Ok(());
-        }
-        let Some(identity) = &pass.known.identity else {
-            return Ok(());
-        };
-        let client = EtcdClient::new(identity, &pass.facts().client_url);
-        let client = client.map_err(|e| Ended::Trouble("etcd_restore", chain(&e)))?;
-        let delete = async move { client.delete_prefix(LEASES).await };
-        match self
-            .network(
-                Phase::Idle,
-                || format!("removing {LEASES} from etcd"),
-                LEASES_DEADLINE,
-                delete,
-            )
-            .await?
-        {
-            Ok(removed) => {
-                tracing::info!(
-                    removed,
-                    "removed the leases of API servers of before the restore"
-                );
-                Ok(pass.place.leases_are_clear(pass.generation())?)
-            }
-            Err(error) => Err(Ended::Trouble(error.kind.label(), chain(&error))),
-        }
     }
 }
