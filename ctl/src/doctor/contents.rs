@@ -39,7 +39,7 @@ pub(super) async fn check(context: &Context, now: Timestamp) -> Vec<Line> {
         Err(error) => lines.push(Line::fail(
             "keyring",
             format!("{error:#}"),
-            "nothing can be published without it: mend what it says",
+            "nothing can be published without it: mend what it says, or bring an older version of operator/keyring.json back",
         )),
     }
     if let Some(line) = backups(context, now).await {

@@ -28,13 +28,17 @@ fn judge(
     caller: &Result<Caller, AwsError>,
     aliases: Result<Vec<String>, AwsError>,
 ) -> Vec<Line> {
-    let caller = match caller {
-        Ok(caller) => caller,
-        Err(error) => return vec![Line::unseen("credentials", error)],
-    };
     let profile = match &environment.profile {
         Some(profile) => format!("profile {profile}: "),
         None => String::new(),
+    };
+    let caller = match caller {
+        Ok(caller) => caller,
+        Err(error) => {
+            let line = Line::unseen("credentials", error);
+            let says = format!("{profile}{}", line.says);
+            return vec![Line { says, ..line }];
+        }
     };
     let credentials = Line::ok("credentials", format!("{profile}{}", caller.arn));
     let account = match judge_account(environment, caller, aliases) {
@@ -177,7 +181,8 @@ mod tests {
             let lines = judge(&dev, &none, Ok(vec![]));
             assert_eq!(verdicts(&lines), [("credentials", Fail)]);
             assert!(
-                lines[0].fix.as_ref().unwrap().contains("log in"),
+                lines[0].fix.as_ref().unwrap().contains("log in")
+                    && lines[0].says.starts_with("profile work: "),
                 "{lines:?}"
             );
         }

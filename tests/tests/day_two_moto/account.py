@@ -61,6 +61,13 @@ elif what == "enable-key":
     kms.enable_key(KeyId=sys.argv[3])
 elif what == "policy":
     kms.put_key_policy(KeyId=sys.argv[3], PolicyName="default", Policy=sys.argv[4])
+elif what == "mark":
+    # As `platformctl run` marks the bucket as its own.
+    tags = {"Env": "dev", "Platform": "kube", "ManagedBy": "platformctl"}
+    s3.put_bucket_tagging(
+        Bucket="example-dev-secrets",
+        Tagging={"TagSet": [{"Key": key, "Value": value} for key, value in tags.items()]},
+    )
 elif what == "take":
     with open(sys.argv[4], "wb") as file:
         file.write(s3.get_object(Bucket="example-dev-secrets", Key=sys.argv[3])["Body"].read())

@@ -162,6 +162,7 @@ async fn a_node_gone_for_good_with_its_slot_stops_the_others_until_it_is_forgott
         .await?;
     stage.node_mut(&canary)?.kill().await?;
     stage.lose_node(&canary);
+    stage.heal();
     let cleared = stage
         .until("its slot is cleared", |d| !d.unavailable.is_empty())
         .await?;
