@@ -137,6 +137,7 @@ mod tests {
                 artifacts: Vec::new(),
                 replaces: None,
                 brings_back: None,
+                content_unwaived: None,
             },
         }
     }

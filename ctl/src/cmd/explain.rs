@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use comfy_table::{Table, presets};
 use serde_json::json;
+use shared::digest::Sha256Digest;
 use shared::documents::{NodeStatus, RolloutReport};
 
 use super::EnvironmentArg;
@@ -150,11 +151,36 @@ fn of_rollout(rollout: &RolloutReport) -> Vec<String> {
             format!("  {:.0}", decision.at),
             decision.release.map_or_else(none, |r| r.to_string()),
             decision.digest.map_or_else(none, |d| d.short()),
-            decision.object.as_deref().map_or_else(none, printable),
+            decision
+                .object
+                .as_deref()
+                .map_or_else(none, |o| printable(&brief(o, decision.digest.as_ref()))),
             printable(&decision.what),
             printable(&decision.result),
         ]);
     }
     lines.extend(table.trim_fmt().lines().map(str::to_owned));
     lines
+}
+
+/// The object's key, in which the digest that has a column of its own is as short as there: the whole of it is in the JSON.
+fn brief(object: &str, digest: Option<&Sha256Digest>) -> String {
+    match digest {
+        Some(digest) => object.replace(&digest.to_string(), &format!("{}…", digest.short())),
+        None => object.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_in_a_key_is_short() {
+        let digest = Sha256Digest::of(b"x");
+        let key = format!("groups/secure/targets/{digest}.release-2.bundle");
+        let told = format!("groups/secure/targets/{}….release-2.bundle", digest.short());
+        assert_eq!(brief(&key, Some(&digest)), told);
+        assert_eq!(brief(&key, None), key);
+    }
 }

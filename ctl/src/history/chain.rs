@@ -188,6 +188,7 @@ pub(crate) mod tests {
                 artifacts: Vec::new(),
                 replaces: replaces.map(n),
                 brings_back: None,
+                content_unwaived: None,
             },
         }
     }

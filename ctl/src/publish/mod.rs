@@ -304,6 +304,15 @@ async fn seal_release(
         artifacts: targets_of(content).into_iter().map(|t| t.name).collect(),
         replaces,
         brings_back: content.brings_back(),
+        content_unwaived: content
+            .is_waived()
+            .then(|| {
+                let recipients = &keyring.content.recovery_recipients;
+                content
+                    .unwaived()
+                    .digest(keyring.group(&index.group)?, recipients)
+            })
+            .transpose()?,
     };
     let sha256 = Sha256Digest::of(&sealed);
     Ok(SealedRelease {

@@ -222,6 +222,23 @@ impl Content {
         }
     }
 
+    /// Whether its probes only warn.
+    #[must_use]
+    pub fn is_waived(&self) -> bool {
+        let policy = self.rollout.as_ref();
+        policy.is_some_and(|policy| policy.waiver.is_some())
+    }
+
+    /// The same, with probes that decide.
+    #[must_use]
+    pub fn unwaived(&self) -> Self {
+        let mut same = self.clone();
+        if let Some(policy) = &mut same.rollout {
+            policy.waiver = None;
+        }
+        same
+    }
+
     /// Lets the probes only warn. Without a policy there is nothing to waive.
     pub fn waive(&mut self, waiver: Waiver) {
         if let Some(policy) = &mut self.rollout {

@@ -1,8 +1,10 @@
 //! How a release wants to be rolled out (§3.7): signed with it, and good for its own rollout only.
 
+mod share;
+mod time_span;
+mod timing;
+
 use std::collections::BTreeSet;
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -11,37 +13,9 @@ use super::IndexProblem;
 use crate::limits;
 use crate::names::EntryPath;
 
-/// A length of time as text: a whole number and one of `ms`, `s`, `m`, `h` (`"90s"`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct TimeSpan(Duration);
-
-/// Text that is no length of time.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no length of time: write a whole number and ms, s, m or h, such as \"90s\"")]
-pub struct InvalidTimeSpan(String);
-
-/// How many nodes may be in transition or unavailable at once: a number, or a share of the group in percent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "RawMaxUnavailable", into = "RawMaxUnavailable")]
-pub enum MaxUnavailable {
-    /// This many; at least 1.
-    Nodes(u32),
-    /// This share of the group's nodes, 1 to 100, rounded down, but at least one node.
-    Percent(u32),
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum RawMaxUnavailable {
-    Nodes(u32),
-    Text(String),
-}
-
-/// Text or a number that is no such limit.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("write a number of nodes from 1, or a share such as \"25%\" from 1% to 100%")]
-pub struct InvalidMaxUnavailable;
+pub use share::{InvalidMaxUnavailable, MaxUnavailable};
+pub use time_span::{InvalidTimeSpan, TimeSpan};
+pub use timing::MachineTimes;
 
 /// Why the probes of a release only warn: somebody decided so at its publish.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,135 +99,6 @@ pub enum ProbeCheck {
     },
 }
 
-// === impl TimeSpan ===
-
-impl TimeSpan {
-    /// Of whole milliseconds.
-    #[must_use]
-    pub const fn from_millis(milliseconds: u64) -> Self {
-        Self(Duration::from_millis(milliseconds))
-    }
-
-    /// Of whole seconds.
-    #[must_use]
-    pub const fn from_secs(seconds: u64) -> Self {
-        Self(Duration::from_secs(seconds))
-    }
-
-    /// As std has it.
-    #[must_use]
-    pub const fn get(self) -> Duration {
-        self.0
-    }
-}
-
-impl FromStr for TimeSpan {
-    type Err = InvalidTimeSpan;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let invalid = || InvalidTimeSpan(text.chars().take(40).collect());
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at_checked(digits).ok_or_else(invalid)?;
-        let scale = match unit {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return Err(invalid()),
-        };
-        let number: u64 = number.parse().map_err(|_| invalid())?;
-        let milliseconds = number.checked_mul(scale).ok_or_else(invalid)?;
-        Ok(Self::from_millis(milliseconds))
-    }
-}
-
-impl fmt::Display for TimeSpan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let milliseconds = self.0.as_millis();
-        match milliseconds {
-            0 => f.write_str("0s"),
-            n if n.is_multiple_of(3_600_000) => write!(f, "{}h", n / 3_600_000),
-            n if n.is_multiple_of(60_000) => write!(f, "{}m", n / 60_000),
-            n if n.is_multiple_of(1_000) => write!(f, "{}s", n / 1_000),
-            n => write!(f, "{n}ms"),
-        }
-    }
-}
-
-impl TryFrom<String> for TimeSpan {
-    type Error = InvalidTimeSpan;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<TimeSpan> for String {
-    fn from(span: TimeSpan) -> Self {
-        span.to_string()
-    }
-}
-
-// === impl MaxUnavailable ===
-
-impl MaxUnavailable {
-    /// How many nodes that is in a group of `size`; never none, never more than the document has room for.
-    #[must_use]
-    pub fn of(self, size: u32) -> u32 {
-        let nodes = match self {
-            Self::Nodes(nodes) => nodes,
-            Self::Percent(share) => {
-                u32::try_from(u64::from(size) * u64::from(share) / 100).unwrap_or(u32::MAX)
-            }
-        };
-        nodes.clamp(1, limits::ROLLOUT_HOLDERS)
-    }
-}
-
-impl FromStr for MaxUnavailable {
-    type Err = InvalidMaxUnavailable;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.strip_suffix('%') {
-            Some(share) => share
-                .parse()
-                .ok()
-                .filter(|share| (1..=100).contains(share))
-                .map(Self::Percent),
-            None => text.parse().ok().filter(|n| *n >= 1).map(Self::Nodes),
-        }
-        .ok_or(InvalidMaxUnavailable)
-    }
-}
-
-impl fmt::Display for MaxUnavailable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Nodes(nodes) => write!(f, "{nodes}"),
-            Self::Percent(share) => write!(f, "{share}%"),
-        }
-    }
-}
-
-impl TryFrom<RawMaxUnavailable> for MaxUnavailable {
-    type Error = InvalidMaxUnavailable;
-    fn try_from(raw: RawMaxUnavailable) -> Result<Self, Self::Error> {
-        match raw {
-            RawMaxUnavailable::Nodes(nodes) if nodes >= 1 => Ok(Self::Nodes(nodes)),
-            RawMaxUnavailable::Text(text) if text.ends_with('%') => text.parse(),
-            RawMaxUnavailable::Nodes(_) | RawMaxUnavailable::Text(_) => Err(InvalidMaxUnavailable),
-        }
-    }
-}
-
-impl From<MaxUnavailable> for RawMaxUnavailable {
-    fn from(max: MaxUnavailable) -> Self {
-        match max {
-            MaxUnavailable::Nodes(nodes) => Self::Nodes(nodes),
-            MaxUnavailable::Percent(_) => Self::Text(max.to_string()),
-        }
-    }
-}
-
 // === impl RolloutPolicy ===
 
 impl RolloutPolicy {
@@ -313,78 +158,7 @@ impl RolloutPolicy {
     }
 }
 
-/// What one machine is seen to need: what a policy has to leave time for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MachineTimes {
-    /// The longest grace period of the release's pods.
-    pub longest_grace: Duration,
-    /// From the end of the old pod until the new one is ready, its image being there.
-    pub start: Duration,
-    /// Pulling the image.
-    pub pull: Duration,
-}
-
 impl RolloutPolicy {
-    /// What of its times does not go together: with them a good release would be reverted, or nobody would have the time to
-    /// go back. Told at publish and not part of [`RolloutPolicy::problems`], which an agent holds against copies that it
-    /// already lives by.
-    #[must_use]
-    pub fn timing_problems(&self, machine: &MachineTimes) -> Vec<(String, String)> {
-        let mut all = Vec::new();
-        let span = |time: Duration| {
-            let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-            TimeSpan::from_millis(milliseconds)
-        };
-        let deadline = self.deadline.get();
-        let back = machine.longest_grace + machine.start;
-        if deadline / 4 < back {
-            all.push((
-                "deadline".to_owned(),
-                format!(
-                    "is {}, and a quarter of it is there to go back in: a pod's grace period and the start of its heir take \
-                     {}, so write at least {}",
-                    self.deadline,
-                    span(back),
-                    span(back * 4)
-                ),
-            ));
-        }
-        let needed = back + machine.pull;
-        for (at, probe) in self.probes.iter().enumerate() {
-            let patience = probe.period.get().saturating_mul(probe.failure_threshold);
-            let field = |name: &str| format!("probes[{at}].{name}");
-            let times = format!(
-                "times period is {}, after which the release counts as bad",
-                span(patience)
-            );
-            if patience < needed {
-                all.push((
-                    field("failure_threshold"),
-                    format!(
-                        "{times}: a pod's grace period, the pull of its image and its start may take {}",
-                        span(needed)
-                    ),
-                ));
-            }
-            if patience > deadline / 2 {
-                let what = format!("{times}: that is more than half of deadline");
-                all.push((field("failure_threshold"), what));
-            }
-            let success = probe.period.get().saturating_mul(probe.success_threshold);
-            let healthy = success.max(self.settle.get()) + probe.timeout.get();
-            if healthy > deadline / 4 {
-                all.push((
-                    field("success_threshold"),
-                    format!(
-                        "times period, settle and timeout take {}, more than the quarter of deadline that is left for them",
-                        span(healthy)
-                    ),
-                ));
-            }
-        }
-        all
-    }
-
     /// The policy with a share of nodes as the number that it is of `members`, at most `most`: where every node must come to
     /// the same number, none may work it out from what it last counted.
     #[must_use]

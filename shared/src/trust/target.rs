@@ -83,6 +83,10 @@ pub struct BundleCustom {
     /// The release whose templates' files it brings back, where it is a rollback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub brings_back: Option<ReleaseNumber>,
+    /// Where its probes are waived: `content` as it would be if they were not. The same files without a waiver are then no
+    /// new release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_unwaived: Option<String>,
 }
 
 /// A bundle in the signed targets.

@@ -423,6 +423,7 @@ async fn targets_list_the_releases() {
         artifacts: Vec::new(),
         replaces: None,
         brings_back: None,
+        content_unwaived: None,
     };
     let listed = [
         sign::ListedTarget {

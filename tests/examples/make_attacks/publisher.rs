@@ -169,6 +169,7 @@ impl Publisher {
                 artifacts: Vec::new(),
                 replaces: None,
                 brings_back: None,
+                content_unwaived: None,
             },
             identity,
         })

@@ -43,8 +43,11 @@ impl Agent {
         let Some(identity) = &pass.known.identity else {
             return Ok(());
         };
-        // Whatever ends this early, the next pass tries again.
+        // Whatever ends this early, the next pass tries again, and meanwhile the node does not pass for one that is done.
         self.etcd.look_at = None;
+        if compare {
+            self.says("its restored data is not compared with the others' yet".to_owned());
+        }
         let client = EtcdClient::new(identity, &pass.facts().client_url);
         let client = client.map_err(|e| Ended::Trouble("etcd_restore", chain(&e)))?;
         if leases {
@@ -92,7 +95,9 @@ impl Agent {
         let (told, why) = match said {
             Comparison::Agrees => {
                 tracing::info!(generation = %pass.generation(), "the restored data is the same on every member that answers");
-                return Ok(pass.place.done(pass.generation(), ToDo::Compare)?);
+                pass.place.done(pass.generation(), ToDo::Compare)?;
+                self.says(String::new());
+                return Ok(());
             }
             Comparison::Waits(why) => (
                 None,
@@ -104,12 +109,17 @@ impl Agent {
                 (Some(why.clone()), why)
             }
         };
-        if let Some(report) = &mut self.etcd.report {
-            report.why = why;
-        }
+        self.says(why);
         match told {
             Some(why) => Err(Ended::Trouble("etcd_differs", why)),
             None => Ok(()),
+        }
+    }
+
+    /// What the report says that the node waits for.
+    fn says(&mut self, why: String) {
+        if let Some(report) = &mut self.etcd.report {
+            report.why = why;
         }
     }
 }

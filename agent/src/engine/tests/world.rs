@@ -463,6 +463,7 @@ impl World {
             artifacts: Vec::new(),
             replaces: None,
             brings_back: None,
+            content_unwaived: None,
         };
         let target = ListedTarget {
             name: bundle_name(number),
