@@ -74,7 +74,10 @@ async fn what_the_secrets_bucket_holds_is_looked_at() {
         (said.code, amiss(&said)),
         (
             0,
-            vec!["warn backup: no backup of etcd; 1 cannot be restored".to_owned()]
+            vec![
+                "warn backup: no backup of etcd that could be restored; 1 cannot be restored"
+                    .to_owned()
+            ]
         )
     );
 }
