@@ -153,6 +153,16 @@ async fn a_restore_is_one_command_and_survives_a_killed_agent() -> anyhow::Resul
         Ok(())
     })
     .await?;
+    // Each has held what it made against what the others made, the one that was killed too.
+    for machine in &stage.machines {
+        eventually("it compared its data", PATIENCE, async || {
+            let log = machine.node.log()?;
+            let same = "the restored data is the same on every member that answers";
+            ensure!(log.contains(same), "{log}");
+            Ok(())
+        })
+        .await?;
+    }
     for machine in &stage.machines {
         let old = machine.node.root().join("var/lib/etcd/1/member");
         ensure!(old.is_dir(), "the data of before stays");
