@@ -1,6 +1,9 @@
 //! What etcd's JSON gateway answers. Fields are those of etcd's `rpc.proto`; 64-bit numbers are text, and what is zero is left
 //! out.
 
+use std::fmt::Display;
+use std::str::FromStr;
+
 use serde::{Deserialize, Deserializer};
 
 /// A member as the member list has it.
@@ -128,11 +131,15 @@ pub(super) struct HealthAnswer {
 }
 
 /// A number, as text or plain: which of the two depends on its width and on the gateway.
-pub(super) fn number<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+pub(super) fn number<'de, D, N>(d: D) -> Result<N, D::Error>
+where
+    D: Deserializer<'de>,
+    N: Deserialize<'de> + FromStr<Err: Display>,
+{
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum Number {
-        Plain(u64),
+    enum Number<N> {
+        Plain(N),
         Text(String),
     }
     match Number::deserialize(d)? {

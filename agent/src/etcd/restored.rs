@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+use super::answers::number;
 use super::client::CALL;
 use super::range::Entry;
 use super::{EtcdClient, EtcdError};
@@ -20,21 +21,8 @@ pub struct KvDigest {
     #[serde(default)]
     pub hash: u32,
     /// The revision of the last compaction; digests since different ones say nothing about each other. -1 without any.
-    #[serde(default, deserialize_with = "signed")]
+    #[serde(default, deserialize_with = "number")]
     pub compact_revision: i64,
-}
-
-fn signed<'de, D: serde::Deserializer<'de>>(d: D) -> Result<i64, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Number {
-        Plain(i64),
-        Text(String),
-    }
-    match Number::deserialize(d)? {
-        Number::Plain(number) => Ok(number),
-        Number::Text(text) => text.parse().map_err(serde::de::Error::custom),
-    }
 }
 
 #[derive(Serialize)]

@@ -50,6 +50,12 @@ pub(super) struct ReformArgs {
     confirm: Option<String>,
 }
 
+/// One under another, without what a terminal would obey.
+fn shown(lines: &[String]) -> String {
+    let lines: Vec<String> = lines.iter().map(|line| printable(line)).collect();
+    lines.join("\n  ")
+}
+
 /// Publishes the secure group with what the keyring says now.
 async fn tell_nodes(context: &Context) -> anyhow::Result<()> {
     let plans = Box::pin(plan(context, &[secure()?], Choices::default())).await?;
@@ -82,10 +88,7 @@ impl RestoreArgs {
                     return Err(mistake(format!(
                         "the restore is not finished, and a member that has not made its data needs the key for it:\n  {}\nWhere a \
                          machine is gone for good, add --without NODE",
-                        open.iter()
-                            .map(|line| printable(line))
-                            .collect::<Vec<_>>()
-                            .join("\n  ")
+                        shown(&open)
                     )));
                 }
             }
@@ -144,12 +147,12 @@ impl RestoreArgs {
         let of_now = of_now.filter(|e| backup.generation == e.generation.get());
         let (against, known) = self.obstacles(&context, &keyring, &nodes).await?;
         for line in known {
-            output::note(format!("etcd of before: {line}"));
+            output::note(format!("etcd of before: {}", printable(&line)));
         }
         if !against.is_empty() {
             return Err(mistake(format!(
                 "nothing is ordered: too many nodes would not hear of it, and etcd of before would go on beside the restored one:\n  {}",
-                against.join("\n  ")
+                shown(&against)
             )));
         }
         if let Some(last) = of_now.filter_map(|e| e.revision).max() {
@@ -245,7 +248,7 @@ impl ReformArgs {
         if !against.is_empty() {
             return Err(mistake(format!(
                 "etcd is not formed anew: it may hold data that would be left behind:\n  {}",
-                against.join("\n  ")
+                shown(&against)
             )));
         }
         let from = keyring.content.etcd_generation;

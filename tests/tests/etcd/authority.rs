@@ -34,19 +34,11 @@ async fn publish(stage: &Stage) -> anyhow::Result<usize> {
     let published = stage.scene.operator.published(&group("secure")).await?;
     let wanted = published.current().context("a release")?.release();
     let mut most_down = 0;
-    eventually("every node has the release", PATIENCE, async || {
+    let watch = || {
         let down = stage.machines.iter().filter(|m| !m.kubelet.runs()).count();
         most_down = most_down.max(down);
-        for at in 0..stage.machines.len() {
-            let status = stage.status(at)?;
-            ensure!(
-                status.release == Some(wanted) && status.rollout.slot.is_none(),
-                "{status:?}"
-            );
-        }
-        Ok(())
-    })
-    .await?;
+    };
+    stage.until_release(wanted.get(), watch).await?;
     stage.until_members().await?;
     Ok(most_down)
 }

@@ -165,6 +165,27 @@ impl Stage {
         Ok(())
     }
 
+    /// Waits until every node has committed `release`; `watch` is called at each look.
+    pub(crate) async fn until_release(
+        &self,
+        release: u64,
+        mut watch: impl FnMut(),
+    ) -> anyhow::Result<()> {
+        eventually("every node has the release", PATIENCE, async || {
+            watch();
+            for at in 0..self.machines.len() {
+                let status = self.status(at)?;
+                let has = status.release.map(shared::names::ReleaseNumber::get);
+                ensure!(
+                    has == Some(release) && status.rollout.slot.is_none(),
+                    "{status:?}"
+                );
+            }
+            Ok(())
+        })
+        .await
+    }
+
     pub(crate) fn identity(&self) -> anyhow::Result<EtcdIdentity> {
         let secrets = self.secrets("kube-apiserver")?;
         let read = |name: &str| std::fs::read(secrets.join(name));

@@ -9,21 +9,6 @@ use super::writer::{Etcdctl, Writer};
 
 pub(crate) const POLICY: &str = "max_unavailable: 1\ndeadline: 60s\nsettle: 200ms\nprobes: []\n";
 
-pub(crate) async fn until_release(stage: &Stage, release: u64) -> anyhow::Result<()> {
-    eventually("every node has the release", PATIENCE, async || {
-        for at in 0..stage.machines.len() {
-            let status = stage.status(at)?;
-            let has = status.release.map(shared::names::ReleaseNumber::get);
-            ensure!(
-                has == Some(release) && status.rollout.slot.is_none(),
-                "{status:?}"
-            );
-        }
-        Ok(())
-    })
-    .await
-}
-
 #[tokio::test]
 async fn only_a_change_of_etcd_restarts_it_one_member_at_a_time_the_leader_last()
 -> anyhow::Result<()> {
@@ -46,7 +31,7 @@ async fn only_a_change_of_etcd_restarts_it_one_member_at_a_time_the_leader_last(
         "component: kube-scheduler\n    changed: \"yes\"",
     )?;
     let release = stage.scene.publish(SECURE).await?;
-    until_release(&stage, release).await?;
+    stage.until_release(release, || {}).await?;
     for machine in &stage.machines {
         ensure!(machine.kubelet.starts() == 1, "{}", machine.kubelet.log());
     }
@@ -72,24 +57,15 @@ async fn only_a_change_of_etcd_restarts_it_one_member_at_a_time_the_leader_last(
     let release = stage.scene.publish(SECURE).await?;
     let mut most_down = 0;
     let mut others_first = true;
-    eventually("every node has the release", PATIENCE, async || {
+    let watch = || {
+        let starts: Vec<u32> = stage.machines.iter().map(|m| m.kubelet.starts()).collect();
         let down = stage.machines.iter().filter(|m| !m.kubelet.runs()).count();
         most_down = most_down.max(down);
-        let starts: Vec<u32> = stage.machines.iter().map(|m| m.kubelet.starts()).collect();
         if starts[leads] > 1 {
             others_first &= starts.iter().all(|n| *n > 1);
         }
-        for at in 0..3 {
-            let status = stage.status(at)?;
-            let has = status.release.map(shared::names::ReleaseNumber::get);
-            ensure!(
-                has == Some(release) && status.rollout.slot.is_none(),
-                "{status:?}"
-            );
-        }
-        Ok(())
-    })
-    .await?;
+    };
+    stage.until_release(release, watch).await?;
     eventually("each was restarted", PATIENCE, async || {
         for machine in &stage.machines {
             ensure!(machine.kubelet.starts() == 2 && machine.kubelet.runs());

@@ -58,6 +58,8 @@ pub(super) struct Etcd {
     restart: Option<(ReleaseNumber, Instant)>,
     /// Making the member's data from a backup.
     restoring: Restoring,
+    /// When its restored data was found to differ from another member's, and what was said.
+    differs: Option<(Instant, String)>,
     /// The fence of its generation, once it was there.
     fence: Option<Fence>,
     /// Members that may be gone.
@@ -228,7 +230,7 @@ impl Agent {
             }
             if let Step::Rest(role, why) = step {
                 self.rest(&pass, &own, role, why);
-                self.after_restore(&pass, role).await?;
+                let left_to_do = self.after_restore(&pass, role).await;
                 let is_well = self
                     .etcd
                     .report
@@ -242,7 +244,7 @@ impl Agent {
                     self.etcd.holds_slot = None;
                     self.etcd.slot_is_known = true;
                 }
-                return Ok(());
+                return left_to_do;
             }
             tracing::debug!(?step, "etcd");
             self.etcd.look_at = None;

@@ -7,6 +7,7 @@ use futures::future::join_all;
 use shared::backup::BUMP_REVISION;
 use shared::documents::Phase;
 use shared::etcd::EtcdRole;
+use tokio::time::Instant;
 
 use super::{Ended, Pass};
 use crate::engine::Agent;
@@ -19,6 +20,11 @@ const LEASES: &str = "/registry/masterleases/";
 const LEASES_DEADLINE: Duration = Duration::from_secs(15);
 /// How long having all members digest what they hold may take.
 const COMPARE_DEADLINE: Duration = Duration::from_secs(240);
+
+/// From a comparison that found a difference to the next: each reads all that a member holds.
+const COMPARE_AGAIN: Duration = Duration::from_secs(300);
+/// What kind of trouble a difference is, for status and metrics.
+const DIFFERS: &str = "etcd_differs";
 
 /// What the digests of the members say.
 #[derive(Debug, PartialEq, Eq)]
@@ -86,33 +92,37 @@ impl Agent {
         identity: &EtcdIdentity,
         client: &EtcdClient,
     ) -> Result<(), Ended> {
+        if let Some((found, why)) = self.etcd.differs.clone()
+            && found.elapsed() < COMPARE_AGAIN
+        {
+            self.says(why.clone());
+            return Err(Ended::Trouble(DIFFERS, why));
+        }
         let own = pass.facts().name.clone();
         let comparing = compared(client, identity, &own);
         let what = || "comparing what etcd's members hold".to_owned();
         let said = self
             .network(Phase::Idle, what, COMPARE_DEADLINE, comparing)
             .await?;
-        let (told, why) = match said {
+        self.etcd.differs = None;
+        match said {
             Comparison::Agrees => {
                 tracing::info!(generation = %pass.generation(), "the restored data is the same on every member that answers");
                 pass.place.done(pass.generation(), ToDo::Compare)?;
                 self.says(String::new());
-                return Ok(());
+                Ok(())
             }
-            Comparison::Waits(why) => (
-                None,
-                format!("its restored data is not compared yet: {why}"),
-            ),
+            Comparison::Waits(why) => {
+                self.says(format!("its restored data is not compared yet: {why}"));
+                Ok(())
+            }
             Comparison::Differs(why) => {
                 let why =
                     format!("{why}: restore again, and look at the machine's disk and memory");
-                (Some(why.clone()), why)
+                self.etcd.differs = Some((Instant::now(), why.clone()));
+                self.says(why.clone());
+                Err(Ended::Trouble(DIFFERS, why))
             }
-        };
-        self.says(why);
-        match told {
-            Some(why) => Err(Ended::Trouble("etcd_differs", why)),
-            None => Ok(()),
         }
     }
 
